@@ -1,0 +1,59 @@
+"""Batches: padding that never changes a result, and an order that wastes little of it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.data.encoding import Encoded
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids and where their labelled tokens stand.
+
+    ids: [B, T]. mask: [B, T] true on real tokens, or None where padding is on the right only: a causal model's real
+    tokens never see it. predicts: [B, T] true at each position whose *next* token is labelled. labels: [N], the
+    labelled tokens row by row. row: [N], the row each belongs to.
+    """
+
+    ids: Tensor
+    mask: Tensor | None
+    predicts: Tensor
+    labels: Tensor
+    row: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.ids.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        moved = (None if item is None else item.to(device) for item in vars(self).values())
+        return Batch(*moved)
+
+
+def collate(items: Sequence[Encoded], pad: int = 0, side: Side = "right") -> Batch:
+    """Pad encoded examples to one length. The pad token's identity is irrelevant: it is never read nor labelled."""
+    length = max(len(item) for item in items)
+    ids = torch.full((len(items), length), pad, dtype=torch.long)
+    mask = torch.zeros(len(items), length, dtype=torch.bool)
+    predicts = torch.zeros(len(items), length, dtype=torch.bool)
+    for index, item in enumerate(items):
+        first = length - len(item) if side == "left" else 0
+        ids[index, first : first + len(item)] = torch.tensor(item.ids)
+        mask[index, first : first + len(item)] = True
+        predicts[index, first + item.start - 1 : first + len(item) - 1] = True
+    labels = torch.tensor([token for item in items for token in item.labels])
+    row = torch.repeat_interleave(torch.arange(len(items)), torch.tensor([len(item.labels) for item in items]))
+    return Batch(ids, mask if side == "left" else None, predicts, labels, row)
+
+
+def by_length(items: Sequence[Encoded] | Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of `items` in batches of like length, the longest first (so that a lack of memory shows at once)."""
+    order = sorted(range(len(items)), key=lambda index: (-len(items[index]), index))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,95 @@
+"""One teacher-forced forward pass that computes logits at the labelled positions only."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expunge.data import Batch
+from expunge.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says about the labelled tokens of a batch, all rows end to end.
+
+    logits: [N, V] in fp32, each predicting the label of its place. labels: [N]. row: [N], the example of each, below
+    `size`.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    row: Tensor
+    size: int
+
+    @cached_property
+    def token_nll(self) -> Tensor:
+        """−log p of each label: [N], in nats."""
+        return F.cross_entropy(self.logits, self.labels, reduction="none")
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Labelled tokens of each example: [B]."""
+        return torch.bincount(self.row, minlength=self.size)
+
+    @cached_property
+    def sum_nll(self) -> Tensor:
+        """S = −log p(response | prompt) of each example: [B], in nats."""
+        return self.sum(self.token_nll)
+
+    @cached_property
+    def mean_nll(self) -> Tensor:
+        """l = S / length of each example: [B], in nats per token."""
+        return self.sum_nll / self.lengths
+
+    def sum(self, per_token: Tensor) -> Tensor:
+        """Sum a per-token quantity [N] over each example's tokens: [B]."""
+        return per_token.new_zeros(self.size).index_add(0, self.row, per_token)
+
+    def mean(self, per_token: Tensor) -> Tensor:
+        """Mean of a per-token quantity [N] over each example's tokens: [B]."""
+        return self.sum(per_token) / self.lengths
+
+    def split(self, *sizes: int) -> list["Answers"]:
+        """Cut a batch of several parts, laid row after row, into those parts. `sizes` sum to `size`."""
+        bounds = torch.tensor([0, *sizes]).cumsum(0)
+        edges = torch.searchsorted(self.row, bounds.to(self.row.device)).tolist()
+        parts = []
+        for size, first, start, stop in zip(sizes, bounds.tolist(), edges, edges[1:], strict=False):
+            parts.append(Answers(self.logits[start:stop], self.labels[start:stop], self.row[start:stop] - first, size))
+        return parts
+
+
+def answers(model: nn.Module, batch: Batch) -> Answers:
+    """Run `model` on `batch`; its output layer sees only the N positions that predict a labelled token.
+
+    The vocabulary-sized logits are [N, V] instead of [B, T, V]: the prompt's and the padding's are never computed. Any
+    scaling or soft cap the model applies after its output layer still applies.
+    """
+    head = output_layer(model)
+    where = batch.predicts
+
+    def keep_labelled(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][where].unsqueeze(0), *args[1:])
+
+    inputs = {"input_ids": batch.ids, "use_cache": False}
+    if batch.mask is not None:
+        inputs["attention_mask"] = batch.mask.long()
+        inputs["position_ids"] = (batch.mask.long().cumsum(-1) - 1).clamp_min(0)
+    handle = head.register_forward_pre_hook(keep_labelled)
+    try:
+        logits = model(**inputs).logits
+    finally:
+        handle.remove()
+    return Answers(logits.squeeze(0).float(), batch.labels, batch.row, batch.size)
+
+
+def output_layer(model: nn.Module) -> nn.Module:
+    """The layer that turns hidden states into logits, wrappers (PEFT, DDP) taken off. Raises ModelError if none."""
+    inner = getattr(model, "module", model)
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if head is None:
+        raise ModelError(f"{type(inner).__name__} has no output layer: expunge needs a causal language model.")
+    return head

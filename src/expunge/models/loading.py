@@ -1,0 +1,176 @@
+"""Load and save models: safetensors only, no remote code, errors a person can act on."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from expunge.errors import ModelError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A causal language model, its tokenizer and the folder both came from.
+
+    `model` is a transformers model, or a PEFT model where the folder is an adapter's or a new adapter was asked for.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether only an adapter's parameters are trained, the base weights being frozen."""
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def pad(self) -> int:
+        """A token id to fill batches with; its identity never matters."""
+        found = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token for token in found if token is not None)
+
+
+def load(
+    folder: Path | str, *, dtype: Dtype = "float32", device: str | torch.device | None = None, trust_remote_code: bool = False
+) -> Loaded:
+    """Load a model folder: a Hugging Face causal LM, a PEFT adapter, or an expunge run (its `model` folder).
+
+    A name that is no folder is looked up on the hub. Weights must be safetensors; `dtype` is that of the weights in
+    memory ("auto": the checkpoint's). Raises ModelError if the folder is missing, incomplete, not a causal LM, or
+    holds pickled weights only.
+    """
+    folder = resolve(folder)
+    transformers_logging.disable_progress_bar()
+    if is_adapter_folder(folder):
+        model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
+    else:
+        model = _load_model(folder, dtype, trust_remote_code)
+        tokenizer = _load_tokenizer(folder, trust_remote_code)
+    check_vocabulary(model, tokenizer, folder)
+    model.eval()
+    return Loaded(model.to(device or default_device()), tokenizer, folder)
+
+
+def resolve(folder: Path | str) -> Path:
+    """The folder that holds the weights: the given one, or the `model` folder of an expunge run."""
+    folder = Path(folder)
+    if (folder / "run.json").is_file() and (folder / "model").is_dir():
+        return folder / "model"
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file. Give the folder that holds config.json and the safetensors weights.")
+    if folder.is_dir() and not (folder / "config.json").is_file() and not is_adapter_folder(folder):
+        raise ModelError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}: it is not a model folder.")
+    return folder
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def adapter_base(folder: Path) -> str:
+    """The base model an adapter folder names; a relative path is meant from the adapter's folder."""
+    name = json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    beside = folder / name if name else None
+    return str(beside.resolve()) if beside is not None and beside.is_dir() else name
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def new_adapter(loaded: Loaded, rank: int, *, alpha: int | None = None, targets: tuple[str, ...] = (), seed: int = 0) -> Loaded:
+    """Put a new LoRA adapter of `rank` r on the model: W + (alpha/r)·B·A, B starting at 0, the base frozen.
+
+    Default alpha: 2r; default `targets`: every linear layer but the output layer. Raises ModelError on a model that
+    has an adapter already, or where a target's name fits no layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if loaded.is_adapter:
+        raise ModelError(f"{loaded.folder} is an adapter already; it is trained as it is. Leave --lora out.")
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        target_modules=list(targets) if targets else "all-linear",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(loaded.folder.resolve()) if loaded.folder.is_dir() else str(loaded.folder),
+    )
+    try:
+        model = get_peft_model(loaded.model, config)
+    except ValueError as error:
+        raise ModelError(f"No LoRA adapter could be added to {loaded.folder}: {error}") from error
+    model.eval()
+    return Loaded(model, loaded.tokenizer, loaded.folder)
+
+
+def save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write the tokenizer: the source folder's own files where there are any, so that not a byte changes."""
+    names = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "generation_config")
+    files = [file for file in source.glob("*") if file.is_file() and file.name.startswith(names)] if source.is_dir() else []
+    if any(file.name.startswith("tokenizer") for file in files):
+        for file in files:
+            shutil.copyfile(file, out / file.name)
+    else:
+        tokenizer.save_pretrained(out)
+
+
+def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{folder}: the tokenizer knows {len(tokenizer)} tokens, the model only {rows}. They do not belong together."
+        )
+
+
+def _load_model(folder: Path, dtype: Dtype, trust: bool) -> PreTrainedModel:
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        pickles = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)]
+        found = f"only {pickles[0]}, whose loading could run code" if pickles else "no weights"
+        raise ModelError(f"{folder} holds no .safetensors file ({found}). Convert the weights to safetensors.")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ModelError(f"{folder} is quantized: its weights cannot be edited. Give the unquantized model.")
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"The model {folder} could not be loaded: {_first_line(error)}") from error
+
+
+def _load_tokenizer(folder: Path, trust: bool) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"The tokenizer in {folder} could not be loaded: {_first_line(error)}") from error
+
+
+def _load_adapter(folder: Path, dtype: Dtype, trust: bool) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{folder} holds {ADAPTER_CONFIG} but no adapter_model.safetensors.")
+    base = resolve(adapter_base(folder))
+    model = _load_model(base, dtype, trust)
+    model = PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return model, _load_tokenizer(folder if has_tokenizer else base, trust)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
