@@ -170,7 +170,8 @@ def _records(path: Path, text: str) -> Iterable[tuple[str, Any]]:
             yield f"{path}:{number}", json.loads(line)
         except json.JSONDecodeError as error:
             raise RequestError(
-                f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}. Each line must be one JSON object."
+                f"{path}:{number}: not valid JSON: {error.msg} at column {error.colno}. "
+                "Each line must be one JSON object."
             ) from None
 
 
@@ -235,7 +236,9 @@ def _content(fields: dict[str, Any], where: str) -> tuple[tuple[tuple[str, str],
 
 def _duplicates(name: str, examples: Sequence[Example]) -> str | None:
     seen: dict[tuple[str, ...], Example] = {}
-    repeats = [(example, seen[example.key]) for example in examples if seen.setdefault(example.key, example) is not example]
+    repeats = [
+        (example, seen[example.key]) for example in examples if seen.setdefault(example.key, example) is not example
+    ]
     if not repeats:
         return None
     again, first = repeats[0]

@@ -41,7 +41,11 @@ class Loaded:
 
 
 def load(
-    folder: Path | str, *, dtype: Dtype = "float32", device: str | torch.device | None = None, trust_remote_code: bool = False
+    folder: Path | str,
+    *,
+    dtype: Dtype = "float32",
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
 ) -> Loaded:
     """Load a model folder: a Hugging Face causal LM, a PEFT adapter, or an expunge run (its `model` folder).
 
@@ -88,7 +92,9 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def new_adapter(loaded: Loaded, rank: int, *, alpha: int | None = None, targets: tuple[str, ...] = (), seed: int = 0) -> Loaded:
+def new_adapter(
+    loaded: Loaded, rank: int, *, alpha: int | None = None, targets: tuple[str, ...] = (), seed: int = 0
+) -> Loaded:
     """Put a new LoRA adapter of `rank` r on the model: W + (alpha/r)·B·A, B starting at 0, the base frozen.
 
     Default alpha: 2r; default `targets`: every linear layer but the output layer. Raises ModelError on a model that
@@ -117,7 +123,9 @@ def new_adapter(loaded: Loaded, rank: int, *, alpha: int | None = None, targets:
 def save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Write the tokenizer: the source folder's own files where there are any, so that not a byte changes."""
     names = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "generation_config")
-    files = [file for file in source.glob("*") if file.is_file() and file.name.startswith(names)] if source.is_dir() else []
+    files = (
+        [file for file in source.glob("*") if file.is_file() and file.name.startswith(names)] if source.is_dir() else []
+    )
     if any(file.name.startswith("tokenizer") for file in files):
         for file in files:
             shutil.copyfile(file, out / file.name)
