@@ -1,0 +1,365 @@
+"""A checkpoint as a stream of tensors: read, hashed and written one tensor at a time, never the whole model.
+
+A safetensors file is eight bytes (the length n of its header, little endian), n bytes of JSON that give each tensor's
+dtype, shape and place, and then the tensors' bytes. The safetensors library checks every file when it is opened; the
+bytes are then read here, tensor by tensor, since the library's writer wants all tensors of a file in memory at once.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from expunge.errors import ExpungeError, ModelError, OutputError
+from expunge.models.loading import ADAPTER_CONFIG, Loaded, is_adapter_folder, save_tokenizer
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
+    "U8": torch.uint8, "BOOL": torch.bool, "C64": torch.complex64,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Never copied: other forms of the weights (some are pickles, which can run code) and the state of a training run.
+NOT_COPIED = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack", ".gguf",
+    ".onnx", ".partial",
+}  # fmt: skip
+CHUNK = 1 << 24  # bytes
+SMALL = 1 << 26  # bytes; the largest tokenizers take half of it
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor stands: its file, dtype by its safetensors name, shape, first byte in the file, size in bytes."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own. Raises ModelError for a dtype torch does not have."""
+        if self.dtype not in DTYPES:
+            raise ModelError(f"{self.file} holds a tensor of the unknown dtype {self.dtype}.")
+        data = torch.empty(self.size, dtype=torch.uint8)
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            if handle.readinto(data.numpy().data) != self.size:
+                raise ModelError(f"{self.file} ends early: it is damaged or is being written.")
+        return data.view(DTYPES[self.dtype]).reshape(self.shape)
+
+    def chunks(self) -> Iterator[bytes]:
+        """The tensor's bytes, a few million at a time."""
+        with self.file.open("rb") as handle:
+            handle.seek(self.start)
+            for done in range(0, self.size, CHUNK):
+                yield handle.read(min(CHUNK, self.size - done))
+
+
+def read_file(file: Path, error: type[ExpungeError] = ModelError) -> tuple[dict[str, str], dict[str, Stored]]:
+    """The metadata and the tensors of one safetensors file. Raises `error` if it is missing or damaged."""
+    if not file.is_file():
+        raise error(f"{file} does not exist or is not a file.")
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as problem:
+        raise error(f"{file} is damaged or is no safetensors file ({problem}).") from problem
+    header = _header(file)
+    begin = 8 + len(header)
+    found = {
+        name: Stored(file, item["dtype"], tuple(item["shape"]), begin + first, last - first)
+        for name, item in json.loads(header).items()
+        if name != "__metadata__"
+        for first, last in [item["data_offsets"]]
+    }
+    return metadata, found
+
+
+def _header(file: Path) -> bytes:
+    with file.open("rb") as handle:
+        return handle.read(struct.unpack("<Q", handle.read(8))[0])
+
+
+def stored(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a model or adapter folder by its name, in sorted order.
+
+    Raises ModelError if there are no safetensors weights, a file is damaged, or index and shards disagree.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder on this machine. Give a model folder with safetensors weights.")
+    index = folder / INDEX
+    if is_adapter_folder(folder):
+        found = read_file(folder / ADAPTER_WEIGHTS)[1]
+    elif (folder / WEIGHTS).is_file() or not index.is_file():
+        found = read_file(folder / WEIGHTS)[1]
+    else:
+        found = _sharded(folder, index)
+    return dict(sorted(found.items()))
+
+
+def _sharded(folder: Path, index: Path) -> dict[str, Stored]:
+    try:
+        listed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(listed.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged: it holds no weight_map ({error!r}).") from error
+    found: dict[str, Stored] = {}
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise ModelError(f"{index} names {shard!r}: a shard must lie in the folder itself.")
+        held = read_file(folder / shard)[1]
+        for name in held:
+            if listed.get(name) != shard:
+                other = f"in {listed[name]}" if name in listed else "nowhere"
+                raise ModelError(f"{folder / shard} holds {name}, which {index.name} places {other}.")
+        found |= held
+    missing = sorted(set(listed) - set(found))
+    if missing:
+        raise ModelError(
+            f"{index} places {missing[0]} in {listed[missing[0]]}, which does not hold it "
+            f"({len(missing)} of {len(listed)} tensors are missing). The folder is incomplete: get its weights again."
+        )
+    return found
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The file of each tensor of a model or adapter folder. Raises ModelError as `stored`."""
+    return {name: item.file for name, item in stored(folder).items()}
+
+
+def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of every tensor in the order of their names, one in memory at a time."""
+    return ((name, item.read()) for name, item in stored(folder).items())
+
+
+def fingerprint(folder: Path) -> str:
+    """The sha256 over name, dtype, shape and bytes of all tensors in the order of their names, as 64 hex digits.
+
+    Two folders have the same one exactly if their weights are the same bits, however they are spread over files.
+    """
+    digest = hashlib.sha256()
+    for name, item in stored(folder).items():
+        digest.update(json.dumps([name, item.dtype, item.shape]).encode())
+        for part in item.chunks():
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, as safetensors stores them."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def write_file(
+    file: Path,
+    layout: Mapping[str, tuple[str, tuple[int, ...]]],
+    tensor: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a safetensors file tensor by tensor: `layout` gives each one's dtype and shape, `tensor` makes it."""
+    widths = {name: torch.empty(0, dtype=DTYPES[dtype]).element_size() for name, (dtype, _) in layout.items()}
+    # Widest first keeps every tensor aligned to its own width.
+    order = sorted(layout, key=lambda name: (-widths[name], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        dtype, shape = layout[name]
+        begin, end = end, end + widths[name] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as handle:
+        handle.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            handle.write(raw(tensor(name)))
+
+
+def rewrite(source: Path, names: Iterable[str], change: Callable[[str, Tensor], Tensor], out: Path) -> None:
+    """Write the folder `source` at `out` with `change(name, old)` in place of each tensor in `names`.
+
+    Shards, index, headers and the order of the bytes stay the source's; tensors not named are copied bit by bit;
+    small files (configuration, tokenizer) are copied as they are, pickles and subfolders are left out. `change` must
+    keep dtype and shape. The caller makes the writing atomic (`files.atomic_path`). Raises ModelError on a name the
+    source does not hold.
+    """
+    held, chosen = stored(source), set(names)
+    unknown = sorted(chosen - set(held))
+    if unknown:
+        raise ModelError(f"{source} holds no tensor {unknown[0]}.")
+    out.mkdir(parents=True)
+    for file in sorted({item.file for item in held.values()}):
+        header = _header(file)
+        with (out / file.name).open("wb") as handle:
+            handle.write(struct.pack("<Q", len(header)) + header)
+            inside = [(item.start, name, item) for name, item in held.items() if item.file == file]
+            for _, name, item in sorted(inside, key=lambda entry: entry[:2]):
+                if name not in chosen:
+                    handle.writelines(item.chunks())
+                    continue
+                new = change(name, item.read())
+                if NAMES.get(new.dtype) != item.dtype or tuple(new.shape) != item.shape:
+                    raise ModelError(
+                        f"{name} has shape {tuple(new.shape)} and dtype {new.dtype}; {file} stores it as "
+                        f"{item.shape}, {item.dtype}."
+                    )
+                handle.write(raw(new))
+    copy_small_files(source, out)
+
+
+def copy_small_files(source: Path, out: Path) -> None:
+    """Copy configuration, tokenizer and the like: no weights, pickles, hidden files or subfolders, none above 64 MiB."""
+    single = (source / WEIGHTS).is_file()
+    for file in sorted(source.iterdir()):
+        skipped = file.suffix in NOT_COPIED or file.name.startswith(".") or (single and file.name == INDEX)
+        if file.is_file() and not skipped and file.stat().st_size <= SMALL:
+            shutil.copyfile(file, out / file.name)
+
+
+def write_like(
+    source: Path, changed: Mapping[str, Tensor], out: Path, *, aliases: Mapping[str, str] | None = None
+) -> None:
+    """Write the folder `source` at `out` with the tensors of `changed`, cast to the dtype the source stores.
+
+    `aliases` maps a tied weight's second name to its first: a value given under either is written under every one of
+    them that the source stores. Where the new value comes in a narrower dtype than the source's, entries that only
+    equal the source rounded to it keep the source's bits. Raises ModelError on an unknown name, a different shape, or
+    a value too large for the source's dtype.
+    """
+    values = {}
+    held = stored(source)
+    for name, value in changed.items():
+        tied = {name} | _tied(name, aliases or {})
+        places = [place for place in tied if place in held]
+        if not places:
+            raise ModelError(f"{source} holds no tensor {name}.")
+        values |= {place: value for place in places if place == name or place not in changed}
+    rewrite(source, values, lambda name, old: _cast(name, values[name], old), out)
+
+
+def _tied(name: str, aliases: Mapping[str, str]) -> set[str]:
+    first = aliases.get(name, name)
+    return {first} | {other for other, owner in aliases.items() if owner == first}
+
+
+def _cast(name: str, new: Tensor, old: Tensor) -> Tensor:
+    new = new.detach().cpu()
+    if new.shape != old.shape:
+        raise ModelError(f"{name} has shape {tuple(new.shape)}; the model folder stores {tuple(old.shape)}.")
+    if new.dtype == old.dtype:
+        return new
+    cast = new.to(old.dtype)
+    if not (old.is_floating_point() and new.is_floating_point()):
+        return cast
+    if torch.finfo(new.dtype).bits < torch.finfo(old.dtype).bits:
+        return torch.where(old.to(new.dtype) == new, old, cast)
+    if bool((new.isfinite() & ~cast.isfinite()).any()):
+        raise ModelError(f"{name} has values too large for {old.dtype}, the dtype of the model folder.")
+    return cast
+
+
+def checkpoint_tensors(loaded: Loaded) -> dict[str, Tensor] | None:
+    """The model's (or its adapter's) present weights under the names `loaded.folder` stores them by.
+
+    None if the names do not match, as where transformers renames or fuses weights on loading. Tied weights: each
+    name the folder stores is there, the others are not.
+    """
+    held = stored(loaded.folder)
+    if loaded.is_adapter:
+        state = _adapter_state(loaded, embeddings=False)
+        if not set(held) <= set(state):
+            state = _adapter_state(loaded, embeddings=True)
+        return {name: state[name] for name in held} if set(held) <= set(state) else None
+    state = loaded.model.state_dict()
+    prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
+    # A checkpoint made from the bare transformer (GPT-2's on the hub) lacks the prefix the causal LM gives its names.
+    own = {name: name if name in state else prefix + name for name in held}
+    named = {name: state[key] for name, key in own.items() if key in state and state[key].shape == held[name].shape}
+    written = {_place(tensor) for tensor in named.values()}
+    complete = all(_place(tensor) in written for tensor in state.values())
+    return named if complete else None
+
+
+def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape)
+
+
+def _adapter_state(loaded: Loaded, *, embeddings: bool) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(loaded.model, save_embedding_layers=embeddings)
+
+
+def save_model(loaded: Loaded, out: Path) -> None:
+    """Write the model as a folder at `out`, which the caller makes atomic (`files.atomic_path`).
+
+    A model from a folder keeps that folder's files, shards and dtypes (`write_like`), and so does an existing
+    adapter. A new adapter becomes a PEFT folder that names its base. A model from the hub is written the way
+    transformers does, in the dtype it has in memory. Raises ModelError as `write_like`, OutputError if writing fails.
+    """
+    source, local = loaded.folder, loaded.folder.is_dir()
+    if loaded.is_adapter and not (local and is_adapter_folder(source)):
+        _save_new_adapter(loaded, out)
+        return
+    named = checkpoint_tensors(loaded) if local else None
+    if named is not None:
+        write_like(source, named, out)
+        return
+    _save_pretrained(loaded, out)
+    if local and not loaded.is_adapter:
+        _restore_layout(source, out)
+
+
+def _save_new_adapter(loaded: Loaded, out: Path) -> None:
+    state = {name: tensor.detach().cpu() for name, tensor in _adapter_state(loaded, embeddings=False).items()}
+    config = loaded.model.peft_config["default"].to_dict()  # type: ignore[union-attr, index]
+    base = str(loaded.folder.resolve()) if loaded.folder.is_dir() else str(loaded.folder)
+    write_adapter(out, {**config, "base_model_name_or_path": base}, state)
+    save_tokenizer(loaded.folder, loaded.tokenizer, out)
+
+
+def write_adapter(out: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write a PEFT adapter folder: its configuration, and its tensors under PEFT's names."""
+    out.mkdir(parents=True)
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    text = json.dumps({**plain, "inference_mode": True}, indent=1, sort_keys=True, default=str)
+    (out / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+    layout = {name: (NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in state.items()}
+    write_file(out / ADAPTER_WEIGHTS, layout, lambda name: state[name], {"format": "pt"})
+
+
+def _save_pretrained(loaded: Loaded, out: Path) -> None:
+    try:
+        loaded.model.save_pretrained(out)  # type: ignore[operator]
+    except SafetensorError as error:
+        raise OutputError(f"The model could not be written to {out.parent}: {error}.") from error
+    save_tokenizer(loaded.folder, loaded.tokenizer, out)
+
+
+def _restore_layout(source: Path, out: Path) -> None:
+    """Give what transformers wrote at `out` the source's shards, dtypes and small files, where the names allow it."""
+    held, saved = stored(source), stored(out)
+    if {name: item.shape for name, item in held.items()} != {name: item.shape for name, item in saved.items()}:
+        return
+    aside = out.with_name(out.name + ".pretrained")
+    out.rename(aside)
+    try:
+        moved = {name: replace(item, file=aside / item.file.name) for name, item in saved.items()}
+        rewrite(source, held, lambda name, old: _cast(name, moved[name].read(), old), out)
+    finally:
+        shutil.rmtree(aside)

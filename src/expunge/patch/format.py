@@ -1,0 +1,214 @@
+"""The patch file: one safetensors file whose header carries the manifest as JSON under the key "expunge".
+
+A *dense* patch holds, for each tensor that differs, the difference of the two bit patterns read as integers, and not
+the difference of the two numbers: floating-point subtraction rounds, so base + (patched − base) is not always patched.
+With the bits of an n-bit entry as an n-bit two's complement integer, d = bits(patched) − bits(base), wrapping around,
+
+    bits(patched) = bits(base) + d        bits(base) = bits(patched) − d        (mod 2ⁿ)
+
+hold exactly for every dtype and every value, signed zeros and denormals too, and patches laid one on the other add up
+exactly. d is int16 for bf16 and fp16, int32 for fp32, int64 for fp64, so a patch is as large as the tensors that
+changed; a tensor that did not change is not stored.
+
+A *lora* patch holds the tensors of a new PEFT adapter as they are and its configuration in the manifest.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from expunge.errors import PatchError
+from expunge.models.checkpoint import NAMES, Stored, read_file
+
+FILE = "patch.safetensors"
+KEY = "expunge"
+VERSION = 1
+ENTRIES = 1 << 22  # how many entries of a tensor the statistics take at a time
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a patch does to one tensor of the base; norms are L2, of numbers taken to fp32 (fp64 stays), no unit.
+
+    `change_norm` and `max_change` are of patched − base, `changed` counts the entries whose bits differ. A norm is
+    None where the base holds NaN or infinity.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    change_norm: float | None
+    base_norm: float | None
+    max_change: float | None
+    changed: int
+
+    @property
+    def entries(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def share(self) -> float:
+        """The share of entries changed, in [0, 1]."""
+        return self.changed / self.entries if self.entries else 0.0
+
+    @property
+    def relative(self) -> float | None:
+        """‖patched − base‖ / ‖base‖; None where the base is zero or not finite."""
+        if self.change_norm is None or not self.base_norm:
+            return None
+        return self.change_norm / self.base_norm
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The whole base model: its tensors, entries and L2 norm, and how much of them the patch changes."""
+
+    tensors: int
+    tensors_changed: int
+    entries: int
+    entries_changed: int
+    change_norm: float | None
+    base_norm: float | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a patch is, what made it and which weights it belongs to (`base`, `patched`: fingerprints, sha256).
+
+    For kind "lora" `patched` is the fingerprint of the adapter's own tensors, and `changes` are those of a merge.
+    """
+
+    kind: Literal["dense", "lora"]
+    version: str
+    base: str
+    patched: str
+    dtypes: tuple[str, ...]
+    changes: dict[str, Change]
+    totals: Totals
+    method: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] | None = None
+    format: int = VERSION
+
+    def dump(self) -> str:
+        """The manifest as strict JSON: what JSON has no form for becomes null (NaN, infinity) or text (paths)."""
+        loose = json.dumps(asdict(self), default=_plain)
+        return json.dumps(json.loads(loose, parse_constant=lambda _: None), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+MANIFEST = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An opened patch: the manifest is in memory, tensors are read from the file one at a time."""
+
+    path: Path
+    manifest: Manifest
+    stored: Mapping[str, Stored]
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Patch":
+        """Read the header of a patch file, or of `patch.safetensors` in a folder.
+
+        Raises PatchError if the file is missing, damaged, not a patch, or of a newer format.
+        """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        metadata, stored = read_file(path, PatchError)
+        if KEY not in metadata:
+            raise PatchError(f"{path} is a safetensors file, but not a patch: its header has no entry {KEY!r}.")
+        try:
+            found = json.loads(metadata[KEY]).get("format")
+            if isinstance(found, int) and found > VERSION:
+                raise PatchError(f"{path} has patch format {found}; this expunge reads {VERSION}. Install a newer one.")
+            manifest = MANIFEST.validate_json(metadata[KEY])
+        except (ValueError, AttributeError, ValidationError) as error:
+            raise PatchError(f"{path} is damaged: its manifest cannot be read ({error}).") from error
+        if manifest.kind == "dense" and set(stored) != set(manifest.changes):
+            raise PatchError(f"{path} is damaged: its tensors are not those its manifest lists.")
+        return cls(path, manifest, stored)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor: bit differences as integers in the base's shape (dense), or the adapter's floats (lora)."""
+        return self.stored[name].read()
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size
+
+    def inspect(self) -> dict[str, Any]:
+        """All numbers of the manifest, with the size in bytes and one row per changed tensor.
+
+        The rows are sorted by `relative` change, largest first.
+        """
+        manifest, totals = self.manifest, self.manifest.totals
+        rows = [
+            {"name": name, **asdict(change), "share": change.share, "relative": change.relative}
+            for name, change in manifest.changes.items()
+        ]
+        head = json.loads(manifest.dump())
+        del head["changes"]
+        head["totals"] |= {
+            "share": totals.entries_changed / totals.entries if totals.entries else 0.0,
+            "relative": _ratio(totals.change_norm, totals.base_norm),
+        }
+        return {
+            "path": str(self.path),
+            "bytes": self.size,
+            **head,
+            "tensors": sorted(rows, key=lambda row: (-(row["relative"] or 0.0), row["name"])),
+        }
+
+
+def _ratio(change: float | None, base: float | None) -> float | None:
+    return change / base if change is not None and base else None
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bit patterns of a tensor's entries as integers of the same width and shape."""
+    return tensor.contiguous().view(INTEGERS[tensor.element_size()])
+
+
+def difference(base: Tensor, patched: Tensor) -> Tensor:
+    """bits(patched) − bits(base), wrapping around."""
+    return bits(patched) - bits(base)
+
+
+def shift(tensor: Tensor, by: Tensor, sign: int) -> Tensor:
+    """The tensor whose bits are bits(tensor) + sign · `by`, wrapping around; `sign` is 1 or −1."""
+    return bits(tensor).add(by, alpha=sign).view(tensor.dtype)
+
+
+def measure(base: Tensor, patched: Tensor) -> Change:
+    """The statistics of one tensor's change; sums run in fp64, part by part, so that memory stays small."""
+    wide = torch.float64 if base.dtype in (torch.float64, torch.int64, torch.int32) else torch.float32
+    squares = before = largest = 0.0
+    changed = 0
+    for old, new in zip(base.reshape(-1).split(ENTRIES), patched.reshape(-1).split(ENTRIES), strict=True):
+        moved = new.to(wide) - old.to(wide)
+        squares += float(torch.linalg.vector_norm(moved, dtype=torch.float64)) ** 2
+        before += float(torch.linalg.vector_norm(old.to(wide), dtype=torch.float64)) ** 2
+        largest = max(largest, float(moved.abs().max())) if moved.numel() else largest
+        changed += int(torch.count_nonzero(bits(old) != bits(new)))
+    return Change(
+        tuple(base.shape), NAMES[base.dtype], finite(squares**0.5), finite(before**0.5), finite(largest), changed
+    )
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
