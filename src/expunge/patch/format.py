@@ -17,16 +17,15 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from expunge.errors import PatchError
-from expunge.models.checkpoint import NAMES, Stored, read_file
+from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file
 
 FILE = "patch.safetensors"
 KEY = "expunge"
@@ -136,17 +135,20 @@ class Patch:
             if isinstance(found, int) and found > VERSION:
                 raise PatchError(f"{path} has patch format {found}; this expunge reads {VERSION}. Install a newer one.")
             manifest = MANIFEST.validate_json(metadata[KEY])
-        except (ValueError, AttributeError, ValidationError) as error:
+        except (ValueError, KeyError, AttributeError) as error:
             raise PatchError(f"{path} is damaged: its manifest cannot be read ({error}).") from error
-        if manifest.kind == "dense" and set(stored) != set(manifest.changes):
+        listed = {name: (integer(item.dtype), item.shape) for name, item in manifest.changes.items()}
+        if manifest.kind == "dense" and {name: (item.dtype, item.shape) for name, item in stored.items()} != listed:
             raise PatchError(f"{path} is damaged: its tensors are not those its manifest lists.")
+        if manifest.kind == "lora" and manifest.adapter is None:
+            raise PatchError(f"{path} is damaged: its manifest has no adapter configuration.")
         return cls(path, manifest, stored)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor: bit differences as integers in the base's shape (dense), or the adapter's floats (lora)."""
         return self.stored[name].read()
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes on disk."""
         return self.path.stat().st_size
@@ -184,6 +186,11 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(INTEGERS[tensor.element_size()])
 
 
+def integer(dtype: str) -> str:
+    """The dtype a dense patch stores differences of `dtype` in, both by their safetensors names."""
+    return NAMES[INTEGERS[torch.empty(0, dtype=DTYPES[dtype]).element_size()]]
+
+
 def difference(base: Tensor, patched: Tensor) -> Tensor:
     """bits(patched) − bits(base), wrapping around."""
     return bits(patched) - bits(base)
@@ -205,8 +212,14 @@ def measure(base: Tensor, patched: Tensor) -> Change:
         before += float(torch.linalg.vector_norm(old.to(wide), dtype=torch.float64)) ** 2
         largest = max(largest, float(moved.abs().max())) if moved.numel() else largest
         changed += int(torch.count_nonzero(bits(old) != bits(new)))
+    norm = finite(squares**0.5)
     return Change(
-        tuple(base.shape), NAMES[base.dtype], finite(squares**0.5), finite(before**0.5), finite(largest), changed
+        shape=tuple(base.shape),
+        dtype=NAMES[base.dtype],
+        change_norm=norm,
+        base_norm=finite(before**0.5),
+        max_change=None if norm is None else largest,
+        changed=changed,
     )
 
 

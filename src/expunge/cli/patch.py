@@ -1,0 +1,112 @@
+"""`expunge patch`: inspect, apply, revert and diff."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from expunge import patch as patches
+
+app = typer.Typer(no_args_is_help=True, help="Look into a patch, put it on its base model, or take it off again.")
+
+PatchFile = Annotated[Path, typer.Option("--patch", help="The patch file, or a folder with patch.safetensors in it.")]
+Out = Annotated[Path, typer.Option("--out", help="Where to write the result.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path | None, typer.Argument(metavar="PATCH", help="The patch file.")] = None,
+    patch: Annotated[Path | None, typer.Option("--patch", help="The same, as an option.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many tensors to list, largest relative change first.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Show what a patch changes, and by how much."""
+    chosen = file or patch
+    if chosen is None:
+        raise typer.BadParameter("name the patch file", param_hint="PATCH")
+    report = patches.Patch.open(chosen).inspect()
+    if as_json:
+        typer.echo(json.dumps(report, indent=1, allow_nan=False))
+    else:
+        _print(report, rows)
+
+
+@app.command()
+def apply(
+    patch: PatchFile,
+    model: Annotated[Path, typer.Option("--model", "--base", help="The base model folder; it stays as it is.")],
+    out: Out,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge a LoRA patch into a full model.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the patched model: base + patch."""
+    written = patches.apply(patch, model, out, merge=merge, overwrite=overwrite)
+    typer.echo(f"Patched model written to {written}")
+
+
+@app.command()
+def revert(
+    patch: PatchFile,
+    model: Annotated[Path, typer.Option("--model", help="The patched model folder; it stays as it is.")],
+    out: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the base model back, bit by bit: patched − patch."""
+    written = patches.revert(patch, model, out, overwrite=overwrite)
+    typer.echo(f"Base model written to {written}")
+
+
+@app.command()
+def diff(
+    base: Annotated[Path, typer.Option("--base", help="The model folder before.")],
+    model: Annotated[Path, typer.Option("--model", help="The model folder after: a full model or an adapter.")],
+    out: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the patch that turns one model into another."""
+    patch = patches.diff(base, model, out, method="diff", overwrite=overwrite)
+    _print(patch.inspect(), rows=0)
+
+
+def _print(report: dict[str, Any], rows: int) -> None:
+    console = Console(highlight=False)
+    totals = report["totals"]
+    # Without markup, since a path may hold square brackets.
+    console.print(
+        f"{report['path']}: {report['kind']} patch, {report['bytes'] / 1e6:.2f} MB, "
+        f"made by {report['method'] or 'an unnamed method'} with expunge {report['version']}",
+        f"base     {report['base']} ({', '.join(report['dtypes'])})",
+        f"patched  {report['patched']}",
+        f"changed  {totals['tensors_changed']} of {totals['tensors']} tensors, {totals['entries_changed']:,} of "
+        f"{totals['entries']:,} entries ({totals['share']:.2%})",
+        f"norm     {_number(totals['change_norm'])} of {_number(totals['base_norm'])} "
+        f"(relative {_number(totals['relative'])})",
+        sep="\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    for name in ("settings", "info"):
+        if report[name]:
+            console.print(f"{name:8} {json.dumps(report[name], ensure_ascii=False)}", markup=False, soft_wrap=True)
+    shown = report["tensors"][:rows]
+    if not shown:
+        return
+    table = Table("tensor", "dtype", "shape")
+    for column in ("relative change", "max |change|", "entries changed"):
+        table.add_column(column, justify="right")
+    table.columns[0].overflow = "fold"
+    for row in shown:
+        shape = "×".join(map(str, row["shape"]))
+        numbers = (_number(row["relative"]), _number(row["max_change"]), f"{row['share']:.2%}")
+        table.add_row(row["name"], row["dtype"], shape, *numbers)
+    console.print(table)
+    if len(report["tensors"]) > rows:
+        console.print(f"and {len(report['tensors']) - rows} more; --rows lists more of them")
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}"
