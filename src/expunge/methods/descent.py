@@ -1,0 +1,162 @@
+"""Descent: the composition every gradient method of the field is one line of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from expunge import config
+from expunge.data import Encoder, by_length, collate, cut_note
+from expunge.errors import ConfigurationError, RequestError
+from expunge.losses import LOSSES, NLL, Ascent, Loss
+from expunge.models import Loaded, answers
+from expunge.request import Example, Request
+from expunge.training import (
+    COMBINATIONS,
+    RATES,
+    Combination,
+    Constant,
+    GeN,
+    History,
+    Plan,
+    Rate,
+    Side,
+    WeightedSum,
+    descend,
+)
+from expunge.training.loop import Progress
+
+Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to tell."""
+
+    encoder: Encoder
+    checkpoint: Path | None = None
+    resume: bool = False
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    """θ ← θ − η·d: any forget loss, retain loss, combination, learning rate and optimizer put together.
+
+    The forget loss F and the retain loss R are both to be *minimised*; the default F = −L_F with γ = α = 1 is GradDiff.
+    A corrected or rewritten example is forgotten as it was and learned, with the retain set, as it shall be; up to half
+    of every retain batch are such replacements.
+
+    forget, retain: losses (see `expunge.losses`). `retain` none: no retain pass at all.
+    combine: how the two become one direction (see `expunge.training.combine`).
+    rate: a schedule, or GeN's automatic learning rate, which needs a retain set.
+    lr: η, or where GeN starts from. optimizer: "adamw" or "sgd" (no momentum).
+    epochs: passes over the forget set; `steps`, where given, counts instead.
+    batch_size: examples of each side in one pass; `accumulation`: such passes a step. A step uses their product.
+    weight_decay: decoupled, per unit of lr. max_grad_norm: clips the combined gradient's L2 norm; none: no clipping.
+    precision: "fp32", or "bf16" (autocast; the weights that are updated stay fp32).
+    stop_forget_nll: stop once the step's forget NLL (nats a token) reaches it; "holdout": the NLL of the request's
+    holdout set under the original model, the level of text never learned. stop_retain_nll: stop once the retain NLL
+    exceeds it; stop_retain_rise: or exceeds its first value by that much (default 1: the model is broken then).
+    checkpoint_every: steps between checkpoints, where a run has a folder for them; 0: none.
+
+    Raises ConfigurationError for unfit settings, RequestError for a missing retain or holdout set, DivergedError for a
+    loss or gradient that is not finite.
+    """
+
+    PARTS: ClassVar[dict[str, dict[str, type]]] = {
+        "forget": LOSSES,
+        "retain": LOSSES,
+        "combine": COMBINATIONS,
+        "rate": RATES,
+    }
+
+    forget: Loss = Ascent()
+    retain: Loss | None = NLL()
+    combine: Combination = WeightedSum()
+    rate: Rate = Constant()
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-5
+    epochs: Positive = 5.0
+    steps: Count | None = None
+    batch_size: Count = 16
+    accumulation: Count = 1
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: Positive | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    stop_forget_nll: float | Literal["holdout"] | None = None
+    stop_retain_nll: Positive | None = None
+    stop_retain_rise: Positive | None = 1.0
+    checkpoint_every: Annotated[int, Field(ge=0)] = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        config.check(self)
+        if self.retain is None and (self.combine.needs_norms or isinstance(self.rate, GeN)):
+            part = type(self.combine if self.combine.needs_norms else self.rate).__name__
+            raise ConfigurationError(f"{part} needs a retain loss; {type(self).__name__} has none.")
+
+    def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
+        """Train `loaded.model` in place until the steps are done or a stop rule holds."""
+        sides, notes = self.sides(request, context.encoder)
+        per_step = self.batch_size * self.accumulation
+        steps = self.steps or max(1, round(self.epochs * len(request.forget) / min(per_step, len(request.forget))))
+        plan = Plan(
+            steps=steps,
+            stop_forget_nll=self._forget_target(loaded, request, context.encoder),
+            **{name: getattr(self, name) for name in _SHARED},
+        )
+        history = descend(
+            loaded, plan, **sides, folder=context.checkpoint, resume=context.resume, progress=context.progress
+        )
+        history.notes.extend(notes)
+        return history
+
+    def sides(self, request: Request, encoder: Encoder) -> tuple[dict[str, Side], list[str]]:
+        """The encoded sides of this descent, and what to tell about them (examples cut)."""
+        sides = {"forget": Side.of(self.forget, request.forget, encoder, seed=self.seed)}
+        if self.retain is not None:
+            kept = (*request.replacements, *request.retain)
+            if not kept:
+                raise RequestError(
+                    f"{type(self).__name__} holds the model to a retain set, and the request has none. "
+                    "Give --retain, or set retain=null to go without."
+                )
+            sides["retain"] = Side.of(
+                self.retain, kept, encoder, seed=self.seed + 1, favoured=len(request.replacements)
+            )
+        notes = [
+            f"{name}: {note}"
+            for name, side in sides.items()
+            if (note := cut_note((row for rows in side.items for row in rows), encoder.max_length))
+        ]
+        return sides, notes
+
+    def _forget_target(self, loaded: Loaded, request: Request, encoder: Encoder) -> float | None:
+        if self.stop_forget_nll != "holdout":
+            return self.stop_forget_nll
+        if not request.holdout:
+            raise RequestError('stop_forget_nll="holdout" needs a holdout set: give --holdout.')
+        return mean_nll(loaded, request.holdout, encoder, self.batch_size)
+
+
+_SHARED = (
+    "combine", "rate", "optimizer", "lr", "weight_decay", "batch_size", "accumulation", "max_grad_norm", "precision",
+    "seed", "stop_retain_nll", "stop_retain_rise", "checkpoint_every",
+)  # fmt: skip
+
+
+@torch.inference_mode()
+def mean_nll(loaded: Loaded, examples: tuple[Example, ...], encoder: Encoder, batch_size: int) -> float:
+    """Mean over examples of the mean NLL per response token, in nats."""
+    items = encoder.examples(examples)
+    device = next(loaded.model.parameters()).device
+    total = sum(
+        answers(loaded.model, collate([items[i] for i in part], loaded.pad).to(device)).mean_nll.double().sum().item()
+        for part in by_length(items, batch_size)
+    )
+    return total / len(items)

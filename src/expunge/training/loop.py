@@ -1,0 +1,350 @@
+"""The step loop every descent runs: one plain loop on accelerate.
+
+A step draws `batch_size · accumulation` examples of each side, takes the gradients of their mean losses, combines them,
+and steps. Where the combination needs the two gradients apart (norms), each is accumulated over the whole step before
+anything is normalised; where it does not, both sides share one forward and one backward pass.
+
+Weights, gradients and moments are fp32; `precision="bf16"` computes the forward and backward in bf16 by autocast, so the
+update is always applied to fp32 master weights.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from expunge.data import collate
+from expunge.errors import ConfigurationError, DivergedError
+from expunge.models import Loaded, answers
+from expunge.training import checkpoint, optimizers
+from expunge.training.combine import Combination, Measured
+from expunge.training.rates import GeN, Rate
+from expunge.training.sampling import Stream
+from expunge.training.sides import ReferenceCache, Side
+
+Progress = Callable[[dict[str, Any], int], None]
+LOSSES = ("forget_loss", "retain_loss", "forget_nll", "retain_nll")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a descent's loop is told; see `methods.Descent` for what each setting means."""
+
+    steps: int
+    combine: Combination
+    rate: Rate
+    optimizer: str = "adamw"
+    lr: float = 1e-5
+    weight_decay: float = 0.0
+    batch_size: int = 16
+    accumulation: int = 1
+    max_grad_norm: float | None = None
+    precision: str = "fp32"
+    seed: int = 0
+    stop_forget_nll: float | None = None
+    stop_retain_nll: float | None = None
+    stop_retain_rise: float | None = None
+    checkpoint_every: int = 0
+
+
+@dataclass
+class History:
+    """What happened: one entry a step, and why the loop ended."""
+
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return len(self.log)
+
+
+def descend(
+    loaded: Loaded,
+    plan: Plan,
+    *,
+    forget: Side | None = None,
+    retain: Side | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> History:
+    """Train `loaded.model` in place on its trainable parameters. Either side may be absent.
+
+    `folder` is where checkpoints go (and where `resume` looks for one). Raises DivergedError at the first loss or
+    gradient that is not finite: the model then holds the weights of the last step whose losses were finite, or of the
+    last checkpoint.
+    """
+    return _Loop(loaded, plan, forget, retain, folder).run(resume, progress)
+
+
+class _Loop:
+    def __init__(
+        self, loaded: Loaded, plan: Plan, forget: Side | None, retain: Side | None, folder: Path | None
+    ) -> None:
+        self.plan, self.folder, self.pad = plan, folder, loaded.pad
+        self.sides = {name: side for name, side in (("forget", forget), ("retain", retain)) if side is not None}
+        if plan.combine.needs_norms and len(self.sides) < 2:
+            raise ConfigurationError(f"{type(plan.combine).__name__} needs a forget and a retain set; give both.")
+        AcceleratorState._reset_state(reset_partial_state=False)
+        self.bare = loaded.model
+        named = [(name, param) for name, param in self.bare.named_parameters() if param.requires_grad]
+        if not named:
+            raise ConfigurationError("The model has no trainable parameters: every one is frozen.")
+        for _, param in named:
+            param.data = param.data.float()  # the master weights; a frozen base keeps its dtype
+        on_cpu = named[0][1].device.type == "cpu"
+        self.accelerator = Accelerator(mixed_precision="bf16" if plan.precision == "bf16" else "no", cpu=on_cpu)
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.model = self._distributed() if self.world > 1 else self.bare
+        self.names = [name for name, _ in named]
+        self.params = [param for _, param in named]
+        self.optimizer = optimizers.make(plan.optimizer, self.params, plan.lr, plan.weight_decay)
+        self.streams = {
+            name: Stream(len(side.items), 2 * plan.seed + (name == "retain"), side.favoured)
+            for name, side in self.sides.items()
+        }
+        self.eta, self.first_step, self.history = plan.lr, 0, History()
+
+    def _distributed(self) -> nn.Module:
+        forward = self.bare.forward
+        model = self.accelerator.prepare_model(self.bare)
+        self.bare.forward = forward  # accelerate wraps it in autocast; the loop does that itself, where it is meant
+        return model
+
+    def run(self, resume: bool, progress: Progress | None) -> History:
+        torch.manual_seed(self.plan.seed)
+        self._cache_references()
+        if resume:
+            self._resume()
+        self.model.train()
+        try:
+            for step in range(self.first_step, self.plan.steps):
+                started = time.perf_counter()
+                entry = self._step(step)
+                entry["seconds"] = time.perf_counter() - started
+                self.history.log.append(entry)
+                if progress:
+                    progress(entry, self.plan.steps)
+                if self.history.stopped:
+                    break
+                if self.plan.checkpoint_every and (step + 1) % self.plan.checkpoint_every == 0:
+                    self._save(step + 1)
+        finally:
+            self.model.eval()
+            self.optimizer.zero_grad()
+        if not self.history.stopped:
+            self.history.stopped = f"all {self.plan.steps} steps done"
+        return self.history
+
+    # One step
+
+    def _step(self, step: int) -> dict[str, Any]:
+        plan = self.plan
+        chosen = {
+            name: stream.batch(step, plan.batch_size * plan.accumulation) for name, stream in self.streams.items()
+        }
+        entry: dict[str, Any] = {"step": step}
+        if plan.combine.needs_norms:
+            usable = self._separate(chosen, entry)
+        else:
+            usable = self._fused(chosen, entry)
+        self._check_finite(entry, step)
+        self.history.stopped = self._stop_reason(entry)
+        if self.history.stopped or not usable:
+            entry.update(lr=0.0, skipped=True)
+            self.optimizer.zero_grad()
+            return entry
+        if plan.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.params, plan.max_grad_norm)
+        if isinstance(plan.rate, GeN) and step % plan.rate.every == 0:
+            entry["probe"] = self._probe(step, chosen["retain"])
+        entry["lr"] = self.eta * plan.rate.at(step, plan.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = entry["lr"]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return entry
+
+    def _fused(self, chosen: dict[str, list[int]], entry: dict[str, Any]) -> bool:
+        """Both sides in one forward and one backward pass per micro-batch; gradients add up in place."""
+        totals = {name: len(indices) for name, indices in chosen.items()}
+        for micro, last in self._micro_batches(chosen):
+            losses = self._forward(micro, totals, entry, sync=last)
+            forget, retain = losses.get("forget"), losses.get("retain")
+            means = {name: loss.item() * totals[name] / len(micro[name]) for name, loss in losses.items()}
+            a, b = self.plan.combine.coefficients(Measured(means.get("forget", 0.0), means.get("retain", 0.0)))
+            parts = [weight * loss for weight, loss in ((a, forget), (b, retain)) if loss is not None]
+            self._backward(sum(parts), last)
+        entry["gradient_norm"] = global_norm([param.grad for param in self.params if param.grad is not None])
+        return True
+
+    def _separate(self, chosen: dict[str, list[int]], entry: dict[str, Any]) -> bool:
+        """Each side's gradient accumulated whole, then combined; one extra gradient buffer."""
+        gradients, norms = {}, {}
+        for name, indices in chosen.items():
+            for micro, last in self._micro_batches({name: indices}):
+                losses = self._forward(micro, {name: len(indices)}, entry, sync=last)
+                self._backward(losses[name], last)
+            gradients[name] = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+            norms[name] = entry[f"{name}_norm"] = global_norm(gradients[name])
+            for param in self.params:
+                param.grad = None
+        a, b = self.plan.combine.coefficients(
+            Measured(entry["forget_loss"], entry["retain_loss"], norms["forget"], norms["retain"])
+        )
+        if not (math.isfinite(a) and math.isfinite(b)):
+            return False
+        torch._foreach_mul_(gradients["retain"], b)
+        torch._foreach_add_(gradients["retain"], gradients["forget"], alpha=a)
+        for param, gradient in zip(self.params, gradients["retain"], strict=True):
+            param.grad = gradient
+        return True
+
+    def _micro_batches(self, chosen: dict[str, list[int]]) -> list[tuple[dict[str, list[int]], bool]]:
+        """The step's examples in `accumulation` parts, this process's share of each; the flag marks the last."""
+        size, count = self.plan.batch_size, self.plan.accumulation
+        parts = [
+            {name: indices[k * size : (k + 1) * size][self.rank :: self.world] for name, indices in chosen.items()}
+            for k in range(count)
+        ]
+        parts = [{name: indices for name, indices in part.items() if indices} for part in parts]
+        parts = [part for part in parts if part]
+        return [(part, index == len(parts) - 1) for index, part in enumerate(parts)]
+
+    def _forward(
+        self, micro: dict[str, list[int]], totals: dict[str, int], entry: dict[str, Any], *, sync: bool
+    ) -> dict[str, Tensor]:
+        """Each side's share of its mean loss over the step; adds loss and NLL to the step's entry."""
+        rows = {name: self.sides[name].encoded(indices) for name, indices in micro.items()}
+        batch = collate([row for side in rows.values() for row in side], self.pad).to(self.accelerator.device)
+        with nullcontext() if sync else self.accelerator.no_sync(self.model), self.accelerator.autocast():
+            got = answers(self.model, batch)
+        losses = {}
+        for (name, indices), part in zip(micro.items(), got.split(*map(len, rows.values())), strict=True):
+            loss, nll = self.sides[name].values(part, indices)
+            losses[name] = loss.sum() / totals[name]
+            for key, value in ((f"{name}_loss", losses[name].item()), (f"{name}_nll", nll.sum().item() / totals[name])):
+                entry[key] = entry.get(key, 0.0) + value
+        return losses
+
+    def _backward(self, loss: Any, sync: bool) -> None:
+        """Accumulate gradients; across processes their mean is taken, hence the factor."""
+        with nullcontext() if sync else self.accelerator.no_sync(self.model):
+            self.accelerator.backward(loss * self.world)
+
+    # The automatic learning rate
+
+    @torch.no_grad()
+    def _probe(self, step: int, batch: Sequence[int]) -> dict[str, Any]:
+        """Measure the retain loss along the step's direction and update η; the weights come back bit for bit."""
+        rate = self.plan.rate
+        assert isinstance(rate, GeN)
+        indices = list(batch)
+        if len(indices) < rate.probe_size:
+            seen = set(indices)
+            more = self.streams["retain"].batch(step + 1, rate.probe_size)
+            indices += [index for index in more if index not in seen][: rate.probe_size - len(indices)]
+        toward = optimizers.direction(self.optimizer)
+        kept = [param.detach().clone() for param in self.params]
+        losses = []
+        self.model.eval()
+        for offset in rate.offsets:
+            for param, origin, d in zip(self.params, kept, toward, strict=True):
+                torch.add(origin, d, alpha=offset * self.eta, out=param.data)
+            losses.append(self._mean_loss("retain", indices))
+        for param, origin in zip(self.params, kept, strict=True):
+            param.data.copy_(origin)
+        self.model.train()
+        fit = rate.fit(losses, self.eta)
+        self.eta = rate.update(self.eta, fit)
+        return {"losses": losses, "eta": self.eta, **vars(fit)}
+
+    def _mean_loss(self, name: str, indices: Sequence[int]) -> float:
+        """The mean loss of one side in fp32, evaluation mode, no gradient."""
+        side, size, total = self.sides[name], self.plan.batch_size, 0.0
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            batch = collate(side.encoded(part), self.pad).to(self.accelerator.device)
+            total += side.values(answers(self.bare, batch), part)[0].double().sum().item()
+        return total / len(indices)
+
+    # Before the first step, between steps, after a failure
+
+    def _cache_references(self) -> None:
+        """Compute what the losses need of the model as it is now, for the examples that will be drawn."""
+        size = self.plan.batch_size * self.plan.accumulation
+        self.bare.eval()
+        for name, side in self.sides.items():
+            if side.loss.reference is None:
+                continue
+            draws = [(step, size) for step in range(self.plan.steps)]
+            if isinstance(self.plan.rate, GeN):
+                draws += [
+                    (step + 1, self.plan.rate.probe_size) for step in range(0, self.plan.steps, self.plan.rate.every)
+                ]
+            used = {index for step, count in draws for index in self.streams[name].batch(step, count)}
+            side.cache = ReferenceCache(
+                self.bare, side, used, batch_size=self.plan.batch_size, pad=self.pad, device=self.accelerator.device
+            )
+
+    def _stop_reason(self, entry: dict[str, Any]) -> str:
+        plan, forget, retain = self.plan, entry.get("forget_nll"), entry.get("retain_nll")
+        if plan.stop_forget_nll is not None and forget is not None and forget >= plan.stop_forget_nll:
+            return f"forget NLL {forget:.3f} reached {plan.stop_forget_nll:.3f}"
+        if retain is None:
+            return ""
+        if plan.stop_retain_nll is not None and retain > plan.stop_retain_nll:
+            return f"retain NLL {retain:.3f} exceeded {plan.stop_retain_nll:.3f}"
+        first = self.history.log[0]["retain_nll"] if self.history.log else retain
+        if plan.stop_retain_rise is not None and retain > first + plan.stop_retain_rise:
+            return f"retain NLL {retain:.3f} rose more than {plan.stop_retain_rise:g} above its start {first:.3f}"
+        return ""
+
+    def _check_finite(self, entry: dict[str, Any], step: int) -> None:
+        bad = [f"the {name} is {entry[name]}" for name in LOSSES if not math.isfinite(entry.get(name, 0.0))]
+        if not bad and not math.isfinite(entry.get("gradient_norm", 0.0)):
+            culprit = next(
+                name
+                for name, param in zip(self.names, self.params, strict=True)
+                if param.grad is not None and not torch.isfinite(param.grad).all()
+            )
+            bad = [f"the gradient of {culprit} is not finite"]
+            if step:
+                self._save(step)  # the losses were finite: these weights are the last good state
+        if bad:
+            self.optimizer.zero_grad()
+            raise DivergedError(f"Step {step}: {bad[0]}. {self._last_good(step)} Try a smaller lr.")
+
+    def _last_good(self, step: int) -> str:
+        if self.folder is not None and checkpoint.exists(self.folder):
+            return f"The last good state is the checkpoint of step {checkpoint.step(self.folder)} in {self.folder}."
+        return "No weights were written; the original model is untouched." if step else "This is the first step."
+
+    def _save(self, step: int) -> None:
+        if self.folder is not None and self.accelerator.is_main_process:
+            state = checkpoint.State(step, self.eta, self.history.log, torch.get_rng_state())
+            checkpoint.save(self.folder, state, self.names, self.params, self.optimizer)
+
+    def _resume(self) -> None:
+        if self.folder is None or not checkpoint.exists(self.folder):
+            raise ConfigurationError(f"There is no checkpoint in {self.folder} to resume from. Run without --resume.")
+        state = checkpoint.restore(self.folder, self.names, self.params, self.optimizer)
+        self.first_step, self.eta = state.step, state.eta
+        self.history.log = list(state.log)
+        torch.set_rng_state(state.rng)
+
+
+def global_norm(tensors: Sequence[Tensor]) -> float:
+    """L2 norm over all entries of all tensors, in fp32 or better."""
+    norms = torch._foreach_norm([tensor.float() for tensor in tensors])
+    return torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms])).item()
