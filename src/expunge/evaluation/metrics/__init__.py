@@ -1,0 +1,1 @@
+"""Metrics: pure functions over records, generations and scores; one file per family."""

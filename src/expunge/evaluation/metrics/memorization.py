@@ -1,0 +1,53 @@
+"""How much of an answer the model still holds word for word."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from expunge.evaluation.records import Ragged, Record
+
+
+def probability(records: Sequence[Record]) -> np.ndarray:
+    """Length-normalised probability exp(−l) of each answer, l the mean NLL per token with the end token: [n].
+
+    Between 0 and 1. High: the model knows the answer, which is bad on the forget set and good on the retain set.
+    Source: Maini et al. 2024 (TOFU).
+    """
+    return np.exp(-np.array([record.nll_mean for record in records]))
+
+
+def probability_with_options(right: np.ndarray, wrong: Sequence[np.ndarray]) -> np.ndarray:
+    """p_right / (p_right + Σ p_wrong) of length-normalised probabilities: [n]. Higher: the right answer stands out.
+
+    right: [n]; wrong: for each example the probabilities of its wrong answers. Computed relative to the largest, so
+    that it is defined however small they all are. Source: Maini et al. 2024 (TOFU), for multiple-choice sets.
+    """
+    shares = []
+    for own, others in zip(right, wrong, strict=True):
+        top = max(own, others.max())
+        shares.append(own / top / (own / top + (others / top).sum()) if top > 0 else 1 / (1 + len(others)))
+    return np.array(shares)
+
+
+def exact_memorization(records: Sequence[Record]) -> np.ndarray:
+    """Share of the answer's tokens, without the end token, that are the arg-max, teacher-forced: [n].
+
+    1: the whole answer is reproduced. High is bad on the forget set and good on the retain set.
+    Source: Tirumala et al. 2022.
+    """
+    return Ragged.of_answers(records, "correct").mean()
+
+
+def extraction_strength(records: Sequence[Record], *, compat: bool = False) -> np.ndarray:
+    """1 − k/T with k the shortest prefix of the answer after which every arg-max is right: [n].
+
+    T counts the answer's tokens without the end token. 1: the prompt alone draws the whole answer out; 0: not even
+    the last token follows. High is bad on the forget set and good on the retain set. Source: Carlini et al. 2021.
+    With `compat` an answer of which nothing follows gets 1/T, as OpenUnlearning reports it.
+    """
+    correct = Ragged.of_answers(records, "correct")
+    if not len(correct.lengths):
+        return np.empty(0)
+    last_wrong = np.maximum.reduceat(np.where(correct.values, -1, correct.place), correct.starts)  # [n]
+    strength = 1 - (last_wrong + 1) / correct.lengths
+    return np.maximum(strength, 1 / correct.lengths) if compat else strength

@@ -1,0 +1,46 @@
+"""What an evaluation found, as plain values that go to JSON and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from expunge.evaluation.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one model on one suite.
+
+    `metrics`: "<set>.<metric>" and suite-level names to numbers; a metric that is not defined is absent. `intervals`:
+    the bootstrap 95 % interval of those that have one. `examples`: for each set one dict per example with id, prompt,
+    response, nll, probability, extraction_strength, exact_memorization and, where defined, generation, rouge_l,
+    rouge_l_f1, probability_with_options and truth_ratio (R itself, not the score averaged in the metric; None where
+    this example has none). `notes`: what a reader should know.
+    """
+
+    suite: str
+    metrics: dict[str, float]
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Dicts, lists, strings and numbers only."""
+        return {
+            "suite": self.suite,
+            "metrics": dict(self.metrics),
+            "intervals": {name: list(pair) for name, pair in self.intervals.items()},
+            "examples": {name: [dict(row) for row in rows] for name, rows in self.examples.items()},
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Evaluation":
+        """The inverse of `to_dict`; keys it does not know are left out."""
+        return cls(
+            suite=value.get("suite", ""),
+            metrics=dict(value["metrics"]),
+            intervals={name: (low, high) for name, (low, high) in value.get("intervals", {}).items()},
+            examples={name: [dict(row) for row in rows] for name, rows in value.get("examples", {}).items()},
+            notes=tuple(value.get("notes", ())),
+        )

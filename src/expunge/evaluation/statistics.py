@@ -1,0 +1,71 @@
+"""Percentile-bootstrap intervals over examples: how much a number would move on another draw of the same size.
+
+Resampling n examples with replacement is the same as giving each a random integer weight; as a matrix of weights [B, n]
+it serves every metric of a set at once, and a metric that combines sets sees the same resample in each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from expunge.evaluation.metrics.quality import harmonic_mean
+
+SAMPLES = 1000
+LEVEL = 0.95
+Interval = tuple[float, float]
+
+
+def resample(n: int, *, stream: int = 0, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each of n examples is drawn in each of B resamples of size n: [B, n], whole numbers.
+
+    Sets drawn independently of each other need different `stream`s.
+    """
+    drawn = np.random.default_rng([seed, stream]).integers(n, size=(samples, n))
+    flat = drawn + n * np.arange(samples)[:, None]
+    return np.bincount(flat.ravel(), minlength=samples * n).reshape(samples, n).astype(np.float64)
+
+
+def interval(draws: np.ndarray, level: float = LEVEL) -> Interval:
+    """The central `level` share of resampled values [B]; resamples where the metric is undefined are left out."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws[np.isfinite(draws)], [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Resampled means of M metrics over n examples: values [n, M], NaN where undefined; weights [B, n] → [B, M]."""
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):  # 0/0 where a resample holds no example the metric is defined on
+        return (weights @ np.where(defined, values, 0.0)) / (weights @ defined.astype(np.float64))
+
+
+def harmonic(components: Sequence[np.ndarray]) -> np.ndarray:
+    """Resampled harmonic means of resampled component means, each [B, M_i]: [B]."""
+    return harmonic_mean(np.concatenate(components, axis=1))
+
+
+def aucs(
+    forget: np.ndarray, holdout: np.ndarray, forget_weights: np.ndarray, holdout_weights: np.ndarray
+) -> np.ndarray:
+    """Resampled AUCs: forget [n], holdout [m], weights [B, n] and [B, m] → [B].
+
+    With C[i, j] = 1 where forget i scores below holdout j, ½ on ties: AUC = wᵀ C v / (n m).
+    """
+    wins = (forget[:, None] < holdout) + 0.5 * (forget[:, None] == holdout)  # [n, m]
+    return np.einsum("bm,bm->b", forget_weights @ wins, holdout_weights) / (len(forget) * len(holdout))
+
+
+def tprs(
+    forget: np.ndarray,
+    holdout: np.ndarray,
+    forget_weights: np.ndarray,
+    holdout_weights: np.ndarray,
+    fpr: float = 0.01,
+) -> np.ndarray:
+    """Resampled true-positive rates at a false-positive rate (see `metrics.membership.tpr_at_fpr`): [B]."""
+    order, forget_order = np.argsort(holdout), np.argsort(forget)
+    allowed = int(np.floor(fpr * len(holdout) + 1e-9))
+    threshold = (holdout_weights[:, order].cumsum(axis=1) > allowed).argmax(axis=1)  # [B] index of an ordered score
+    below = np.searchsorted(forget[forget_order], holdout[order])  # [m] forget scores under each ordered score
+    drawn = np.pad(forget_weights[:, forget_order].cumsum(axis=1), ((0, 0), (1, 0)))  # [B, n + 1]
+    return np.take_along_axis(drawn, below[threshold][:, None], axis=1)[:, 0] / len(forget)

@@ -1,0 +1,48 @@
+"""A person's own request as a suite: whatever it holds is measured, whatever it lacks is said."""
+
+from collections.abc import Mapping, Sequence
+
+from expunge.errors import ConfigurationError
+from expunge.evaluation.suites.suite import Suite, limit_note, subsample
+from expunge.request import Example, Request
+
+OWN = ("forget", "replacement", "retain", "holdout")
+
+
+def request_suite(
+    request: Request,
+    *,
+    utility: Mapping[str, Sequence[Example]] | None = None,
+    with_options: Sequence[str] = (),
+    limit: int | None = None,
+    max_new_tokens: int = 200,
+) -> Suite:
+    """The request's sets as a suite: forget, and retain and holdout where there are any.
+
+    Corrected and rewritten examples also make a set `replacement`: what the model shall say from now on. `utility`:
+    further named sets that must not suffer (general knowledge, say); they and retain make up `model_utility`, of
+    probability, ROUGE-L recall and, where wrong answers are given, truth ratio. `with_options`: those of them whose
+    probability is taken among the wrong answers. `limit` keeps that many evenly spaced examples of each set.
+
+    Raises ConfigurationError if a set in `utility` has the name of one of the request's own.
+    """
+    further = dict(utility or {})
+    taken = [name for name in further if name in OWN]
+    if taken:
+        raise ConfigurationError(f"A further utility set cannot be called {taken[0]!r}: choose another name.")
+    whole: dict[str, Sequence[Example]] = {
+        "forget": request.forget,
+        "replacement": request.replacements,
+        "retain": request.retain,
+        **further,
+        "holdout": request.holdout,
+    }
+    whole = {name: examples for name, examples in whole.items() if examples or name in further}
+    return Suite(
+        name="request",
+        sets={name: subsample(examples, limit) for name, examples in whole.items()},
+        utility=tuple(name for name in ("retain", *further) if name in whole),
+        with_options=tuple(with_options),
+        max_new_tokens=max_new_tokens,
+        notes=(*request.warnings, *limit_note(whole, limit)),
+    )

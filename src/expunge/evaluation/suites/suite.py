@@ -1,0 +1,62 @@
+"""What to evaluate on, as data: named sets of examples, and which of them say what the model can still do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from expunge.errors import ConfigurationError
+from expunge.request import Example
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Named sets of examples to measure a model on.
+
+    `sets`: "forget" must be one of them; "holdout", if there, is what membership attacks compare it with (nothing is
+    generated for it). `utility`: the sets whose probability, ROUGE-L and truth ratio make up `model_utility`.
+    `with_options`: those of them whose probability is taken among the options, p_right / (p_right + Σ p_wrong).
+    `max_new_tokens`: how long a generated response may be. `notes` are handed on to the person.
+
+    Raises ConfigurationError if a set is empty or missing, or an example of a `with_options` set has no options.
+    """
+
+    name: str
+    sets: Mapping[str, tuple[Example, ...]]
+    utility: tuple[str, ...] = ()
+    with_options: tuple[str, ...] = ()
+    max_new_tokens: int = 200
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("forget", *self.utility, *self.with_options):
+            if name not in self.sets:
+                raise ConfigurationError(f"The suite {self.name} has no set {name!r}; it has {', '.join(self.sets)}.")
+        for name, examples in self.sets.items():
+            if not examples:
+                raise ConfigurationError(f"The set {name!r} of the suite {self.name} is empty.")
+        for name in self.with_options:
+            bare = next((example for example in self.sets[name] if not example.wrong_responses), None)
+            if bare is not None:
+                raise ConfigurationError(
+                    f"{bare.where or bare.id or bare.prompt!r} has no wrong_responses, and the probability of "
+                    f"{name!r} is taken among options. Add them, or take {name!r} out of with_options."
+                )
+
+
+def subsample(examples: Sequence[Example], limit: int | None) -> tuple[Example, ...]:
+    """At most `limit` examples, evenly spaced, so that every part of an ordered set is there; None keeps all.
+
+    Raises ConfigurationError if `limit` is below 1.
+    """
+    if limit is None or limit >= len(examples):
+        return tuple(examples)
+    if limit < 1:
+        raise ConfigurationError(f"limit must be at least 1, got {limit}.")
+    return tuple(examples[index * len(examples) // limit] for index in range(limit))
+
+
+def limit_note(sets: Mapping[str, Sequence[Example]], limit: int | None) -> tuple[str, ...]:
+    """A sentence that names the sets `limit` made smaller, if it did any."""
+    if limit is None:
+        return ()
+    cut = [f"{name} ({len(examples)})" for name, examples in sets.items() if len(examples) > limit]
+    return (f"only {limit} evenly spaced examples of each of {', '.join(cut)} were used",) if cut else ()

@@ -1,0 +1,80 @@
+"""From one number per example to one per set and suite, each with its bootstrap interval."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from expunge.evaluation import statistics
+from expunge.evaluation.measure import Measured
+from expunge.evaluation.metrics import membership, quality
+from expunge.evaluation.statistics import Interval
+from expunge.evaluation.suites import Suite
+
+Summary = dict[str, tuple[float, Interval]]  # metric: value, 95 % interval
+
+
+def set_means(measured: Measured, weights: np.ndarray) -> tuple[Summary, dict[str, np.ndarray]]:
+    """Mean of each metric of a set over the examples it is defined on; and the resampled means, metric: [B]."""
+    values = np.stack(list(measured.columns.values()), axis=1)  # [n, M]
+    draws = dict(zip(measured.columns, statistics.means(values, weights).T, strict=True))
+    summary = {
+        f"{measured.name}.{name}": (float(np.nanmean(column)), statistics.interval(draws[name]))
+        for name, column in measured.columns.items()
+    }
+    return summary, draws
+
+
+def canonical_weights(measured: Measured, stream: int) -> np.ndarray:
+    """Bootstrap weights [B, n] that follow each example wherever it stands, so that order changes no interval."""
+    keys = [(example.key, record.nll_sum) for example, record in zip(measured.examples, measured.records, strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    weights = np.empty((statistics.SAMPLES, len(order)))
+    weights[:, order] = statistics.resample(len(order), stream=stream)
+    return weights
+
+
+def utility_parts(suite: Suite, measured: Mapping[str, Measured]) -> list[tuple[str, str]]:
+    """The (set, metric) pairs that make up model utility: probability, ROUGE-L recall and truth ratio where defined."""
+    parts = []
+    for name in suite.utility:
+        probability = "probability_with_options" if name in suite.with_options else "probability"
+        parts += [
+            (name, metric) for metric in (probability, "rouge_l", "truth_ratio") if metric in measured[name].columns
+        ]
+    return parts
+
+
+def model_utility(
+    parts: Sequence[tuple[str, str]], summary: Summary, draws: Mapping[str, Mapping[str, np.ndarray]]
+) -> tuple[float, Interval]:
+    """Harmonic mean of the parts; the interval resamples each set's examples once for all of its parts."""
+    value = quality.model_utility([summary[f"{name}.{metric}"][0] for name, metric in parts])
+    resampled = np.stack([draws[name][metric] for name, metric in parts], axis=1)  # [B, parts]
+    return value, statistics.interval(quality.harmonic_mean(resampled))
+
+
+def membership_attacks(
+    forget: Measured, holdout: Measured, forget_weights: np.ndarray, holdout_weights: np.ndarray
+) -> Summary:
+    """AUC and TPR at 1 % FPR of each attack, forget set against holdout set (see `metrics.membership`)."""
+    weights = (forget_weights, holdout_weights)
+    summary: Summary = {}
+    others = _scores(holdout)
+    for name, one in _scores(forget).items():
+        two = others[name]
+        auc, tpr = statistics.aucs(one, two, *weights), statistics.tprs(one, two, *weights)
+        summary[f"mia.{name}.auc"] = membership.auc(one, two), statistics.interval(auc)
+        summary[f"mia.{name}.tpr_at_1_fpr"] = membership.tpr_at_fpr(one, two), statistics.interval(tpr)
+    return summary
+
+
+def _scores(measured: Measured) -> dict[str, np.ndarray]:
+    """Each attack's score per example, lower for members."""
+    records = measured.records
+    return {
+        "loss": membership.loss(records),
+        "zlib": membership.zlib(records, [example.response for example in measured.examples]),
+        "min_k": membership.min_k(records, k=0.4),
+        "min_k_20": membership.min_k(records, k=0.2),
+        "min_k_plus_plus": membership.min_k_plus_plus(records, k=0.4),
+    }
