@@ -35,7 +35,7 @@ class PatchError(ExpungeError):
 
 
 class OutputError(ExpungeError):
-    """The output could not be written; what stood there before is untouched."""
+    """The output could not be written, or stands there already; what stood there before is untouched."""
 
 
 class DivergedError(ExpungeError):

@@ -23,8 +23,7 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     target = Path(target).absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target} exists already. Choose another --out, or pass --overwrite to replace it.")
+        refuse_existing(target, overwrite=overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
@@ -42,6 +41,12 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+def refuse_existing(target: Path, *, overwrite: bool) -> None:
+    """Raise OutputError if `target` exists and may not be replaced."""
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists already. Choose another --out, or pass --overwrite to replace it.")
 
 
 def write_text(target: Path, text: str) -> None:

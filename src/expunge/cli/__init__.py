@@ -1,1 +1,33 @@
-def main(): ...
+"""The command line: parse, call the library, print. Errors a person can act on end with their exit code."""
+
+import sys
+
+import typer
+
+from expunge.cli import evaluate, finetune, methods, unlearn
+from expunge.errors import ExpungeError
+
+app = typer.Typer(
+    name="expunge",
+    help="Remove data from a trained language model, and show how well it worked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(unlearn.unlearn)
+app.command()(finetune.finetune)
+app.command()(evaluate.evaluate)
+app.command()(methods.methods)
+
+
+def main() -> None:
+    """Run the command line; exit code 2 for a bad request or configuration, 1 for a run that failed."""
+    try:
+        app()
+    except ExpungeError as error:
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing half-written was left. --resume goes on from the last checkpoint.", err=True)
+        sys.exit(130)

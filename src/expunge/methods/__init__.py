@@ -34,4 +34,9 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Descent:
     return config.build(config.lookup(METHODS, name, "method"), settings or {})
 
 
-__all__ = ["METHODS", "Context", "Descent", "method"]
+def name_of(chosen: Descent) -> str:
+    """A method's name in the table."""
+    return next(name for name, kind in METHODS.items() if kind is type(chosen))
+
+
+__all__ = ["METHODS", "Context", "Descent", "method", "name_of"]

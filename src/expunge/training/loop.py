@@ -154,10 +154,7 @@ class _Loop:
             name: stream.batch(step, plan.batch_size * plan.accumulation) for name, stream in self.streams.items()
         }
         entry: dict[str, Any] = {"step": step}
-        if plan.combine.needs_norms:
-            usable = self._separate(chosen, entry)
-        else:
-            usable = self._fused(chosen, entry)
+        usable = (self._separate if plan.combine.needs_norms else self._fused)(chosen, entry)
         self._check_finite(entry, step)
         self.history.stopped = self._stop_reason(entry)
         if self.history.stopped or not usable:

@@ -1,0 +1,71 @@
+"""What the command line prints while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from expunge.runs.record import Listener
+
+PLAIN_EVERY = 10.0  # seconds between two plain lines
+
+
+class Printer(Listener):
+    """Prints to standard error, so that standard output holds results only."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self.bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage, self._last = "", 0.0
+
+    def stage(self, name: str) -> None:
+        self._stage, self._last = name, time.monotonic()
+        if self.bar is not None:
+            self._close_task()
+        if not self.quiet:
+            self.console.print(f"[dim]•[/dim] {name}")
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(f"  [yellow]note[/yellow] {text}")
+
+    def step(self, entry: dict[str, Any], steps: int) -> None:
+        words = [f"{side} {entry[f'{side}_nll']:.3f}" for side in ("forget", "retain") if f"{side}_nll" in entry]
+        self._advance("NLL " + ", ".join(words) + f", lr {entry['lr']:.2g}", entry["step"] + 1, steps)
+
+    def batch(self, stage: str, done: int, total: int) -> None:
+        self._advance(stage, done, total)
+
+    def _advance(self, text: str, done: int, total: int) -> None:
+        if self.bar is not None:
+            if self._task is None:
+                self._task = self.bar.add_task(text, total=total)
+            self.bar.update(self._task, completed=done, total=total, description=text)
+            if done >= total:
+                self._close_task()
+        elif not self.quiet and (done == total or time.monotonic() - self._last > PLAIN_EVERY):
+            self._last = time.monotonic()
+            print(f"  {self._stage}: {done}/{total} {text}", file=sys.stderr, flush=True)
+
+    def _close_task(self) -> None:
+        if self.bar is not None and self._task is not None:
+            self.bar.remove_task(self._task)
+            self._task = None
+
+
+@contextmanager
+def printer(*, quiet: bool = False) -> Iterator[Printer]:
+    """A Printer, with a live progress bar if standard error is a terminal."""
+    made = Printer(quiet=quiet)
+    if quiet or not made.console.is_terminal:
+        yield made
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=made.console, transient=True) as made.bar:
+        yield made

@@ -1,0 +1,69 @@
+"""`expunge evaluate`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from expunge.cli import options
+
+
+def evaluate(
+    model: options.Model,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write; the report goes beside it as .html.")],
+    suite: Annotated[Literal["request", "tofu"], typer.Option("--suite", help="What to measure on.")] = "request",
+    data: Annotated[str | None, typer.Option("--data", help="tofu: folder of its files, or a hub id.")] = None,
+    split: Annotated[str, typer.Option("--split", help="tofu: forget01, forget05 or forget10.")] = "forget10",
+    forget: Annotated[Path | None, typer.Option("--forget", help="request: JSONL of the forget set.")] = None,
+    retain: Annotated[Path | None, typer.Option("--retain", help="request: JSONL of the retain set.")] = None,
+    holdout: Annotated[Path | None, typer.Option("--holdout", help="request: JSONL never trained on.")] = None,
+    original: Annotated[str | None, typer.Option("--original", help="The model before unlearning.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="The model retrained without the data.")] = None,
+    method: Annotated[str, typer.Option("--name", help="What to call the model in tables.")] = "unlearned",
+    generate: Annotated[bool, typer.Option("--generate/--no-generate", help="Generate answers for ROUGE.")] = True,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = 512,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest generated answer, in tokens.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in one pass; changes no number.")] = 32,
+    dtype: options.Dtype = "float32",
+    device: options.Device = None,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.Trust = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure what a model still knows, beside the original and the retrained model where given."""
+    from rich.console import Console
+
+    from expunge.cli.console import printer
+    from expunge.reporting import render_table
+    from expunge.runs import evaluate_model, make_suite
+
+    chosen = make_suite(
+        suite,
+        data=data,
+        split=split,
+        forget=forget,
+        retain=retain,
+        holdout=holdout,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+    )
+    with printer(quiet=quiet) as listener:
+        results = evaluate_model(
+            model,
+            chosen,
+            out=out,
+            method=method,
+            original=original,
+            reference=reference,
+            generate=generate,
+            max_length=max_length,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+        )
+    Console().print(render_table(results))
+    typer.echo(f"Written to {out} and {out.with_suffix('.html')}")

@@ -1,0 +1,70 @@
+"""`expunge unlearn`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from expunge.cli import options
+
+
+def unlearn(
+    model: options.Model,
+    forget: Annotated[Path, typer.Option("--forget", help="JSONL of the examples to forget, correct or rewrite.")],
+    out: options.Out,
+    retain: Annotated[Path | None, typer.Option("--retain", help="JSONL of examples to keep.")] = None,
+    holdout: Annotated[Path | None, typer.Option("--holdout", help="JSONL of examples never trained on.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="See `expunge methods`. Default: ngdiff.")] = None,
+    config: options.Config = None,
+    set_: options.Settings = None,
+    output: Annotated[Literal["model", "patch", "both"], typer.Option("--output", help="What to write.")] = "both",
+    lora: options.Lora = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Model retrained without the forget set, to compare with.")
+    ] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Measure before and after.")] = True,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = 512,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer, in tokens.")] = 64,
+    dtype: options.Dtype = "float32",
+    device: options.Device = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.Trust = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a model forget: writes the new model, the patch, and the evidence."""
+    from rich.console import Console
+
+    from expunge.cli.console import printer
+    from expunge.reporting import render_table
+    from expunge.runs import unlearn as run
+
+    settings = options.settings(config, set_)
+    named = settings.pop("method", None)
+    with printer(quiet=quiet) as listener:
+        results = run(
+            model,
+            forget,
+            retain,
+            holdout,
+            out=out,
+            method=method or named or "ngdiff",
+            settings=settings,
+            output=output,
+            lora=lora,
+            reference=reference,
+            evaluate_models=evaluate,
+            limit=limit,
+            max_length=max_length,
+            max_new_tokens=max_new_tokens,
+            dtype=dtype,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+            listener=listener,
+        )
+    if results["runs"]:
+        Console().print(render_table(results))
+    typer.echo(f"Written to {out}: " + ", ".join(sorted(item.name for item in out.iterdir())))

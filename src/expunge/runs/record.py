@@ -1,0 +1,158 @@
+"""What a run says of itself: `run.json`, the entries of `results.json`, and whom it tells while it works."""
+
+import hashlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import expunge
+from expunge.evaluation import Evaluation
+from expunge.models import Loaded
+from expunge.models.checkpoint import fingerprint
+from expunge.training import History
+
+
+class Listener:
+    """Hears how a run goes on; this one stays silent. The command line's prints."""
+
+    def stage(self, name: str) -> None:
+        """A new part of the run begins."""
+
+    def step(self, entry: dict[str, Any], steps: int) -> None:
+        """One training step of `steps` is done; `entry` is its line of the log."""
+
+    def batch(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` evaluation batches of `stage` are done."""
+
+    def note(self, text: str) -> None:
+        """Something the person should know."""
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each part of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def lap(self, name: str) -> float:
+        """Book the time since the last lap under `name`; returns it."""
+        now = time.perf_counter()
+        spent, self._since = now - self._since, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent
+        return spent
+
+
+def run_record(
+    command: str, configuration: Mapping[str, Any], *, clock: Clock, data: Mapping[str, Path | None], model: Loaded
+) -> dict[str, Any]:
+    """The content of `run.json`: version, commit, configuration, hashes of data and model, timings, peak memory."""
+    return {
+        "command": command,
+        "version": expunge.__version__,
+        "commit": commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "configuration": dict(configuration),
+        "data": {name: {"path": str(path), "sha256": sha256(path)} for name, path in data.items() if path is not None},
+        "model": {
+            "path": str(model.folder),
+            "fingerprint": fingerprint(model.folder) if model.folder.is_dir() else None,
+            "parameters": sum(param.numel() for param in model.model.parameters()),
+            "trainable": sum(param.numel() for param in model.model.parameters() if param.requires_grad),
+        },
+        "seconds": {name: round(value, 3) for name, value in clock.seconds.items()},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "environment": environment(),
+    }
+
+
+def result(
+    method: str,
+    role: str,
+    evaluation: Evaluation,
+    *,
+    history: History | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """One entry of `results.json`'s runs; `role` is "original", "retrained" or "unlearned"."""
+    found = evaluation.to_dict()
+    run = {"method": method, "model": role, "metrics": found["metrics"], "intervals": found["intervals"]}
+    if settings is not None:
+        run["settings"] = dict(settings)
+        run["seed"] = settings.get("seed")
+    if seconds is not None:
+        run["seconds"] = round(seconds, 3)
+    if history is not None:
+        run["stopped"] = history.stopped
+        run["log"] = history.log
+    run["notes"] = [*found["notes"], *(history.notes if history else ())]
+    run["examples"] = found["examples"]
+    return run
+
+
+def results_of(title: str, suite: str, runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """The content of `results.json`."""
+    return {
+        "title": title,
+        "suite": suite,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": expunge.__version__,
+        "environment": environment(),
+        **more,
+        "runs": runs,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The software and hardware that can change a number."""
+    import peft
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the checkout expunge runs from, if it is one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def sha256(path: Path | str) -> str:
+    """Of a file's bytes; of a folder, of its files' names and bytes in order."""
+    path, digest = Path(path), hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file()):
+        digest.update(file.name.encode())
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process ever held, in MB; on a GPU the most its allocator held."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

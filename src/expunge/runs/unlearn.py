@@ -1,0 +1,161 @@
+"""`expunge unlearn`: request → method → patch → patched model → evaluation → report, in one folder."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge import config, patch
+from expunge.data import Encoder
+from expunge.evaluation import Evaluation, evaluate
+from expunge.evaluation.suites import Suite, request_suite
+from expunge.files import atomic_path, refuse_existing, write_json
+from expunge.methods import Context, Descent, name_of
+from expunge.methods import method as make_method
+from expunge.models import Loaded, load, new_adapter
+from expunge.models.checkpoint import save_model
+from expunge.reporting import write_report
+from expunge.request import Request
+from expunge.runs.record import Clock, Listener, result, results_of, run_record
+from expunge.training import History
+
+Output = Literal["model", "patch", "both"]
+
+
+def unlearn(
+    model: Path | str,
+    forget: Path | str,
+    retain: Path | str | None = None,
+    holdout: Path | str | None = None,
+    *,
+    out: Path | str,
+    method: str | Descent = "ngdiff",
+    settings: Mapping[str, Any] | None = None,
+    output: Output = "both",
+    lora: int | None = None,
+    lora_targets: Sequence[str] = (),
+    reference: Path | str | None = None,
+    suite: Suite | None = None,
+    evaluate_models: bool = True,
+    max_length: int = 512,
+    max_new_tokens: int = 64,
+    limit: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Make `model` forget, and measure what it still knows. Returns the content of `results.json`.
+
+    forget, retain, holdout: JSONL files (see `expunge.request`). method: a name with `settings` over its defaults, or a
+    Descent. output: write the unlearned "model", the "patch" that makes it from the original, or "both". lora: train a
+    new adapter of that rank instead of the weights; a model folder that is an adapter is trained as it is. reference:
+    the model retrained without the forget set, the gold standard to compare with. suite: what to evaluate on; default
+    the request itself. `limit`: at most that many examples of each set in the evaluation.
+
+    `out` becomes a folder with model/, patch.safetensors, log.jsonl, run.json, results.json and report.html, all at
+    once; until then checkpoints lie in `<out>.checkpoint`, where `resume` finds them. Raises what reading, loading and
+    the method raise; nothing half-written stays.
+    """
+    out, listener, clock = Path(out), listener or Listener(), Clock()
+    refuse_existing(out, overwrite=overwrite)
+    request = Request.read(forget, retain, holdout)
+    chosen = method if isinstance(method, Descent) else make_method(method, settings)
+    for warning in request.warnings:
+        listener.note(warning)
+    suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+
+    def measure(loaded: Loaded, name: str, gold: Evaluation | None) -> Evaluation:
+        listener.stage(f"evaluating the {name} model")
+        return evaluate(loaded, suite, max_length=max_length, reference=gold, progress=listener.batch)
+
+    listener.stage("loading")
+    evaluations: dict[str, Evaluation] = {}
+    if evaluate_models and reference is not None:
+        evaluations["retrained"] = measure(load(reference, **options), "retrained", None)
+    loaded = load(model, **options)
+    clock.lap("load")
+    if evaluate_models:
+        evaluations["original"] = measure(loaded, "original", evaluations.get("retrained"))
+    if lora is not None:
+        loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
+    clock.lap("evaluate")
+
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    if not resume:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    listener.stage(f"unlearning with {type(chosen).__name__}")
+    context = Context(Encoder(loaded.tokenizer, max_length), checkpoint, resume, listener.step)
+    history = chosen(loaded, request, context)
+    seconds = clock.lap("unlearn")
+    for note in (*history.notes, f"stopped: {history.stopped}"):
+        listener.note(note)
+
+    if evaluate_models:
+        evaluations["unlearned"] = measure(loaded, "unlearned", evaluations.get("retrained"))
+        clock.lap("evaluate")
+    results = _results(chosen, history, evaluations, suite, request, seconds)
+    listener.stage(f"writing {out}")
+    with atomic_path(out, overwrite=overwrite) as folder:
+        folder.mkdir()
+        _write_weights(loaded, chosen, folder, output)
+        clock.lap("write")
+        _write_records(folder, history, results)
+        settings = {"method": config.to_dict(chosen), "lora": lora, "max_length": max_length, "output": output}
+        data = {"forget": _path(forget), "retain": _path(retain), "holdout": _path(holdout)}
+        write_json(folder / "run.json", run_record("unlearn", settings, clock=clock, data=data, model=loaded))
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    return results
+
+
+def _results(
+    chosen: Descent,
+    history: History,
+    evaluations: Mapping[str, Evaluation],
+    suite: Suite,
+    request: Request,
+    seconds: float,
+) -> dict[str, Any]:
+    name = name_of(chosen)
+    runs = []
+    for role in ("original", "retrained", "unlearned"):
+        if role not in evaluations:
+            continue
+        if role == "unlearned":
+            settings = config.to_dict(chosen)
+            run = result(name, role, evaluations[role], history=history, settings=settings, seconds=seconds)
+        else:
+            run = result(role, role, evaluations[role])
+        runs.append(run)
+    counts = {part: len(getattr(request, part)) for part in ("forget", "retain", "holdout")}
+    return results_of(f"Unlearning with {name}", suite.name, runs, request=counts, warnings=list(request.warnings))
+
+
+def _write_weights(loaded: Loaded, chosen: Descent, folder: Path, output: Output) -> None:
+    save_model(loaded, folder / "model")
+    if output != "model":
+        patch.create(
+            loaded.folder,
+            folder / "model",
+            folder / "patch.safetensors",
+            method=name_of(chosen),
+            settings=config.to_dict(chosen),
+        )
+    if output == "patch":
+        shutil.rmtree(folder / "model")
+
+
+def _write_records(folder: Path, history: History, results: dict[str, Any]) -> None:
+    lines = (json.dumps(entry) + "\n" for entry in history.log)
+    (folder / "log.jsonl").write_text("".join(lines), encoding="utf-8")
+    if results["runs"]:
+        write_json(folder / "results.json", results)
+        write_report(results, folder / "report.html")
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)
