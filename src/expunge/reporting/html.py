@@ -1,0 +1,206 @@
+"""The report: one HTML page that needs no network, from the numbers in results.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from expunge.files import write_text
+from expunge.reporting import plots
+from expunge.reporting.answers import MEMORISED, chosen
+from expunge.reporting.metrics import Metric, describe, number, percent
+from expunge.reporting.results import COLUMNS, DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, leaderboard, pick
+from expunge.reporting.validation import check_results
+from expunge.reporting.verdict import (
+    ALPHA,
+    CLOSE,
+    DAMAGED,
+    INTACT,
+    UNTOUCHED,
+    Verdict,
+    best,
+    missing,
+    summary,
+    verdicts,
+)
+
+HERE = Path(__file__).parent
+LIMITS = (
+    (
+        "Attacks.",
+        "The measures here ask the model directly. Someone who trains it a little further, compresses it, samples many "
+        "answers or starts the answer for it may bring back what "
+        "seems forgotten.",
+    ),
+    (
+        "Other words.",
+        "Examples are tested as they were given, or in the paraphrases the data holds. The same fact asked for in "
+        "another way, in another language or through a chain of questions is not tested.",
+    ),
+    (
+        "Other copies.",
+        "The same data may be known to the model from elsewhere in its training, in search indexes, caches or "
+        "backups; these are not looked at.",
+    ),
+    (
+        "Other abilities.",
+        "Usefulness is measured on the retain and general sets listed above; what they do not cover may have changed.",
+    ),
+    (
+        "No proof.",
+        "Numbers near the retrained model's are evidence, not a guarantee in the sense of differential privacy, and "
+        "not legal advice.",
+    ),
+)
+
+
+def write_report(results: dict[str, Any], out: Path | str) -> None:
+    """Write the report of `results` (the content of results.json) to the file `out`, in one step.
+
+    The page is self-contained: styles and pictures are inline, nothing is loaded. All its numbers come from
+    `results`. Raises ConfigurationError if `results` is malformed and OutputError if `out` cannot be written.
+    """
+    write_text(Path(out), render_report(results))
+
+
+def render_report(results: dict[str, Any]) -> str:
+    """The report of `results` as HTML text. Raises ConfigurationError if `results` is malformed."""
+    results = check_results(results)
+    rows = leaderboard(results)
+    given = verdicts(rows)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, beside=beside, tidy=_tidy)
+    return environment.get_template("report.html.j2").render(
+        title=str(results.get("title") or "What the model still remembers"),
+        facts=_facts(results),
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        summary=summary(rows, given),
+        verdicts=_best_first(given),
+        winner=best(given) if len(given) > 1 else None,
+        rows=rows,
+        columns=[describe(key) for key in COLUMNS],
+        distance=[describe(key).label for key in DISTANCE],
+        has_distance=any(row.distance is not None for row in rows),
+        figures=_columns(_figures(rows)),
+        sides=[(side, chosen(rows, side)) for side in ("forget", "retain")],
+        gaps=missing(results, rows),
+        warnings=_warnings(results),
+        definitions=_definitions(rows),
+        every=_every_metric(rows),
+        settings=[(row.label, _flat(row.runs[0].get("settings") or {}), _seeds(row)) for row in rows],
+        environment=_flat(results.get("environment") or {}),
+        limits=LIMITS,
+        thresholds={
+            "memorised": MEMORISED, "close": CLOSE, "untouched": UNTOUCHED, "intact": INTACT, "damaged": DAMAGED,
+            "alpha": ALPHA,
+        },
+    )  # fmt: skip
+
+
+def _tidy(text: str) -> str:
+    """Keeps a line from breaking within a name."""
+    return text.replace("ROUGE-L", "ROUGE\u2011L")
+
+
+def _best_first(given: Sequence[Verdict]) -> list[Verdict]:
+    """The methods by how well they did (`cost`), those that cannot be judged last."""
+    return sorted(given, key=lambda verdict: float("inf") if verdict.cost is None else verdict.cost)
+
+
+def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) of what the page's head says about these results."""
+    facts = [("Suite", results.get("suite")), ("Made", results.get("created")), ("expunge", results.get("version"))]
+    facts += [(key.replace("_", " ").capitalize(), value) for key, value in _flat(results.get("request") or {})]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _figures(rows: Sequence[Row]) -> list[tuple[str, Markup, str]]:
+    """(name, SVG, caption) of each picture that can be drawn."""
+    forget, utility = pick(rows, FORGET_KEYS), pick(rows, UTILITY_KEYS)
+    gold = any(row.model == "retrained" for row in rows)
+    goal = "remembers at most {} of what {} and keeps {} of the original's {}".format(
+        percent(CLOSE),
+        "the original remembers beyond the retrained model" if gold else "the original remembers",
+        percent(INTACT),
+        describe(utility).label if utility else "utility",
+    )
+    captions = {
+        "tradeoff": f"{describe(forget).label if forget else ''} against {describe(utility).label if utility else ''}. "
+        f"The goal is the upper left; in the shaded part a model {goal}. Bars: 95 % intervals, or s.d. over seeds.",
+        "bars": "The main measures by model. Dashed: the retrained model, which every method should come close to."
+        if gold
+        else "The main measures by model.",
+        "losses": "Losses while unlearning, as logged at each step: the forget side should rise, the retain side stay.",
+        "rates": "The learning rate at each step; methods that choose it themselves start from what they measured.",
+    }
+    drawn = {"tradeoff": plots.tradeoff, "bars": plots.bars, "losses": plots.losses, "rates": plots.rates}
+    pictures = [(name, draw(rows), captions[name]) for name, draw in drawn.items()]
+    return [(name, Markup(svg), caption[0].upper() + caption[1:]) for name, svg, caption in pictures if svg is not None]
+
+
+def _columns(figures: list[tuple[str, Markup, str]]) -> list[list[tuple[str, Markup, str]]]:
+    """The pictures in the two columns of a wide page; only one where there is nothing for the other."""
+    columns = [
+        [figure for figure in figures if figure[0] in names] for names in (("tradeoff", "losses"), ("bars", "rates"))
+    ]
+    return [column for column in columns if column]
+
+
+def _definitions(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """(measure, definition, direction) of everything shown; one entry for a measure of several sets."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for metric, _ in _every_metric(rows):
+        if metric.definition:
+            found.setdefault((metric.measure, metric.definition), {}).setdefault(metric.better, []).append(metric.on)
+    entries = []
+    for (measure, definition), directions in found.items():
+        parts = [f"{', '.join(sets)}: {better}" if all(sets) else better for better, sets in directions.items()]
+        entries.append((measure, definition, f"{' · '.join(parts)}."))
+    return entries
+
+
+def _every_metric(rows: Sequence[Row]) -> list[tuple[Metric, list[Any]]]:
+    """Each metric that any row has, the leaderboard's first, with every row's cell."""
+    keys = dict.fromkeys([*COLUMNS, *(key for row in rows for key in row.metrics)])
+    return [(describe(key), [row.cell(key) for row in rows]) for key in keys]
+
+
+def _warnings(results: dict[str, Any]) -> list[str]:
+    """The results' own warnings and the notes of single runs, each said once."""
+    notes = []
+    for run in results["runs"]:
+        name = run.get("method") or run["model"]
+        seed = f", seed {run['seed']}" if run.get("seed") is not None else ""
+        notes += [f"{name}{seed}: {note}" for note in run.get("notes") or []]
+    return list(dict.fromkeys([*(results.get("warnings") or []), *notes]))
+
+
+def _seeds(row: Row) -> str:
+    return ", ".join(str(run["seed"]) for run in row.runs if run.get("seed") is not None)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value) pairs of text."""
+    pairs = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            pairs += _flat(item, f"{name}.")
+        elif isinstance(item, list):
+            pairs.append((name, ", ".join(str(part) for part in item)))
+        else:
+            pairs.append(
+                (
+                    name,
+                    {True: "yes", False: "no", None: "–"}.get(item, str(item)) if not _is_number(item) else f"{item:g}",
+                )
+            )
+    return pairs
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
