@@ -37,7 +37,7 @@ class Suite:
             bare = next((example for example in self.sets[name] if not example.wrong_responses), None)
             if bare is not None:
                 raise ConfigurationError(
-                    f"{bare.where or bare.id or bare.prompt!r} has no wrong_responses, and the probability of "
+                    f"{bare.where or bare.id or repr(bare.prompt)} has no wrong_responses, and the probability of "
                     f"{name!r} is taken among options. Add them, or take {name!r} out of with_options."
                 )
 
