@@ -161,6 +161,8 @@ def test_adapters_of_another_base_are_refused(tiny_folder: Path, tmp_path: Path)
     AutoModelForCausalLM.from_pretrained(tiny_folder).to(torch.bfloat16).save_pretrained(other)
     with pytest.raises(PatchError, match=r"is an adapter for .*whose weights are not those of"):
         create(other, adapter, tmp_path / "x")
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
     patch = create(tiny_folder, adapter, tmp_path / "patch")
     with pytest.raises(PatchError, match="is not the base model of this patch"):
         apply(patch, other, tmp_path / "x")

@@ -124,7 +124,7 @@ def _dense_changes(base: Path, patched: Path) -> dict[str, Change]:
     for name, item in before.items():
         old, new = item.read(), after[name].read()
         changes[name] = measure(old, new)
-        if changes[name].changed:
+        if changes[name].changed and changes[name].change_norm is None:
             _check_finite(name, new, patched)
     return changes
 
@@ -132,7 +132,8 @@ def _dense_changes(base: Path, patched: Path) -> dict[str, Change]:
 def _adapter_changes(base: Path, patched: Path) -> tuple[dict[str, Change], dict[str, Any]]:
     """The change of every weight a new adapter changes, where it is plain LoRA, and the adapter's configuration."""
     config, held, adapter = lora.read_config(patched), stored(base), stored(patched)
-    named = Path(adapter_base(patched) or "")
+    name = adapter_base(patched)
+    named = Path(name) if name else base
     if named.is_dir() and named.resolve() != base.resolve() and fingerprint(resolve(named)) != fingerprint(base):
         raise PatchError(f"{patched} is an adapter for {named}, whose weights are not those of {base}.")
     for name, item in adapter.items():

@@ -30,7 +30,7 @@ from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file
 FILE = "patch.safetensors"
 KEY = "expunge"
 VERSION = 1
-ENTRIES = 1 << 22  # how many entries of a tensor the statistics take at a time
+ENTRIES = 1 << 18  # how many entries of a tensor the statistics take at a time: few enough to stay in the cache
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
