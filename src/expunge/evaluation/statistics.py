@@ -4,11 +4,7 @@ Resampling n examples with replacement is the same as giving each a random integ
 it serves every metric of a set at once, and a metric that combines sets sees the same resample in each.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-
-from expunge.evaluation.metrics.quality import harmonic_mean
 
 SAMPLES = 1000
 LEVEL = 0.95
@@ -37,11 +33,6 @@ def means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):  # 0/0 where a resample holds no example the metric is defined on
         return (weights @ np.where(defined, values, 0.0)) / (weights @ defined.astype(np.float64))
-
-
-def harmonic(components: Sequence[np.ndarray]) -> np.ndarray:
-    """Resampled harmonic means of resampled component means, each [B, M_i]: [B]."""
-    return harmonic_mean(np.concatenate(components, axis=1))
 
 
 def aucs(
