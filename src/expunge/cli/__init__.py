@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from expunge.cli import evaluate, finetune, methods, unlearn
+from expunge.cli import convert, evaluate, finetune, methods, patch, unlearn
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app.command()(unlearn.unlearn)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
 app.command()(methods.methods)
+app.command()(convert.convert)
+app.add_typer(patch.app, name="patch")
 
 
 def main() -> None:

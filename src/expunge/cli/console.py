@@ -36,7 +36,8 @@ class Printer(Listener):
             self.console.print(f"  [yellow]note[/yellow] {text}")
 
     def step(self, entry: dict[str, Any], steps: int) -> None:
-        words = [f"{side} {entry[f'{side}_nll']:.3f}" for side in ("forget", "retain") if f"{side}_nll" in entry]
+        sides = [side for side in ("forget", "retain") if f"{side}_nll" in entry]
+        words = [f"{side if len(sides) > 1 else ''} {entry[f'{side}_nll']:.3f}".strip() for side in sides]
         self._advance("NLL " + ", ".join(words) + f", lr {entry['lr']:.2g}", entry["step"] + 1, steps)
 
     def batch(self, stage: str, done: int, total: int) -> None:

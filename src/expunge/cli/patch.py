@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from expunge import patch as patches
 
 app = typer.Typer(no_args_is_help=True, help="Look into a patch, put it on its base model, or take it off again.")
 
@@ -25,6 +24,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show what a patch changes, and by how much."""
+    from expunge import patch as patches
+
     chosen = file or patch
     if chosen is None:
         raise typer.BadParameter("name the patch file", param_hint="PATCH")
@@ -44,6 +45,8 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the patched model: base + patch."""
+    from expunge import patch as patches
+
     written = patches.apply(patch, model, out, merge=merge, overwrite=overwrite)
     typer.echo(f"Patched model written to {written}")
 
@@ -56,6 +59,8 @@ def revert(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the base model back, bit by bit: patched − patch."""
+    from expunge import patch as patches
+
     written = patches.revert(patch, model, out, overwrite=overwrite)
     typer.echo(f"Base model written to {written}")
 
@@ -68,6 +73,8 @@ def diff(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the patch that turns one model into another."""
+    from expunge import patch as patches
+
     patch = patches.diff(base, model, out, method="diff", overwrite=overwrite)
     _print(patch.inspect(), rows=0)
 

@@ -41,32 +41,17 @@ def place(
     """
     markers = [Box(x, y, x, y).grown(6) for x, y in points]
     taken: dict[int, Box] = {}
-    lines: list[Box] = []
     for index in sorted(range(len(points)), key=lambda i: _room(points, i)):
         others = [*taken.values(), *markers, *obstacles]
-
-        def cost(candidate: tuple[Box, float], index: int = index, others: list[Box] = others) -> float:
-            box, distance = candidate
-            covered = sum(box.grown(1.5).overlap(other) for other in others)
-            crossed = sum(dot.overlap(name) for dot in _line(box, points[index]) for name in taken.values())
-            crossed += sum(box.overlap(dot) for dot in lines)
-            return 10 * (covered + box.outside(frame)) + 2 * crossed + 2 * distance
-
-        taken[index] = min(_candidates(points[index], sizes[index], gap), key=cost)[0]
-        lines += _line(taken[index], points[index])
+        best, least = None, float("inf")
+        for candidate, distance in _candidates(points[index], sizes[index], gap):
+            covered = sum(candidate.grown(1.5).overlap(other) for other in others)
+            cost = 10 * (covered + candidate.outside(frame)) + distance
+            if cost < least:
+                best, least = candidate, cost
+        assert best is not None
+        taken[index] = best
     return [taken[index] for index in range(len(points))]
-
-
-def _line(box: Box, point: tuple[float, float]) -> list[Box]:
-    """Small boxes along the line that joins a name to its point, but for its ends."""
-    x, y = anchor(box, point)
-    steps = int(hypot(x - point[0], y - point[1]) // 6)
-    shares = [step / (steps + 1) for step in range(1, steps + 1)]
-    return [Box(x, y, x, y).grown(1.5) for x, y in _between((x, y), point, shares)]
-
-
-def _between(a: tuple[float, float], b: tuple[float, float], shares: Sequence[float]) -> list[tuple[float, float]]:
-    return [(a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1])) for share in shares]
 
 
 def _room(points: Sequence[tuple[float, float]], index: int) -> float:

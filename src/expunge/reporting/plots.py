@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.reporting.labels import Box, anchor, place
 from expunge.reporting.metrics import describe, number
 from expunge.reporting.results import FORGET_KEYS, UTILITY_KEYS, Cell, Row, pick
-from expunge.reporting.svg import BODY, INK, LINE, MUTED, SERIES, SMALL, WASH, calm, drawn, new_figure, to_svg
+from expunge.reporting.svg import BODY, INK, LINE, MUTED, SERIES, SMALL, WASH, calm, drawn, legend, new_figure, to_svg
 from expunge.reporting.verdict import CLOSE, INTACT
 
 if TYPE_CHECKING:
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 460.0  # CSS pixels; the page scales it between a phone's width and half a desk's
-MARKERS = ("o", "^", "v", "P", "X", "<", ">", "p", "h")  # nine shapes × eight colours: 72 methods differ
+MARKERS = ("o", "^", "v", "P", "X", "<", ">", "p", "h")  # nine shapes × seven colours: 63 methods differ
 DASHES = ("-", "--", "-.", ":")
 KEY_METRICS = (
     "forget.extraction_strength", "retain.extraction_strength", "forget.rouge_l", "model_utility",
     "forget.probability", "mia.min_k.auc",
 )  # fmt: skip
+MOST_NAMES = 10  # methods named beside their marks; more are numbered
 POINTS = 12_000  # vertices of all curves of one figure together, which keeps the page small
 
 
@@ -32,6 +33,18 @@ class Style:
     colour: str
     marker: str
     dash: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A row as a point: how far its bars reach left and right (`across`), down and up (`up`), in data units."""
+
+    row: Row
+    style: Style
+    x: float
+    y: float
+    across: tuple[float, float]
+    up: tuple[float, float]
 
 
 def styles(rows: Sequence[Row]) -> list[Style]:
@@ -58,35 +71,44 @@ def tradeoff(rows: Sequence[Row]) -> str | None:
     forget, utility = pick(rows, FORGET_KEYS), pick(rows, UTILITY_KEYS)
     if forget is None or utility is None:
         return None
-    shown = [
-        (row, style, x, y)
+    marks = [
+        Mark(row, style, x, y, _reach(row.cell(forget)), _reach(row.cell(utility)))
         for row, style in zip(rows, styles(rows), strict=True)
         if (x := row.mean(forget)) is not None and (y := row.mean(utility)) is not None
     ]
-    if not shown:
+    if not marks:
         return None
-    figure, axes = new_figure(WIDTH, 390)
+    crowded = sum(mark.row.model == "unlearned" for mark in marks) > MOST_NAMES
+    figure, axes = new_figure(WIDTH, 390 + (16 * -(-len(marks) // 3) if crowded else 0))
     ax = axes[0, 0]
     _goal(ax, rows, forget, utility)
-    obstacles = []
-    for row, style, x, y in shown:
-        across, up = _reach(row.cell(forget)), _reach(row.cell(utility))
-        ax.plot([x - across[0], x + across[1]], [y, y], color=style.colour, linewidth=1, alpha=0.45, zorder=3)
-        ax.plot([x, x], [y - up[0], y + up[1]], color=style.colour, linewidth=1, alpha=0.45, zorder=3)
-        hollow = row.model == "retrained"
-        ax.plot(
-            [x], [y], style.marker, color=style.colour, markersize=8.5, zorder=4,
-            markerfacecolor="none" if hollow else style.colour, markeredgewidth=1.6 if hollow else 0,
-        )  # fmt: skip
-        obstacles.append((x - across[0], y - up[0], x + across[1], y + up[1]))
-    ax.set_xlim(-0.04, max(1.04, *(box[2] + 0.04 for box in obstacles)))
-    ax.set_ylim(-0.03 * max(y for *_, y in shown) - 0.01, 1.12 * max(box[3] for box in obstacles) + 0.01)
+    handles = [_draw_mark(ax, mark) for mark in marks]
+    ax.set_xlim(-0.04, max(1.04, *(mark.x + mark.across[1] + 0.04 for mark in marks)))
+    top = max(mark.y + mark.up[1] for mark in marks)
+    ax.set_ylim(-0.03 * top - 0.01, 1.12 * top + 0.01)
     ax.set_xlabel(f"{describe(forget).label}   (← lower is better)", color=MUTED, fontsize=BODY)
     ax.set_ylabel(f"{describe(utility).label}   (higher is better →)", color=MUTED, fontsize=BODY)
-    _names(figure, ax, shown, obstacles)
-    points = "; ".join(f"{row.label} at {number(x)}, {number(y)}" for row, _, x, y in shown)
-    label = f"{describe(forget).label} against {describe(utility).label}: {points}"
-    return to_svg(figure, "tradeoff", label)
+    names = {index: mark.row.label for index, mark in enumerate(marks)}
+    if crowded:  # names would cover the marks: number the methods and say below which is which
+        methods = [index for index, mark in enumerate(marks) if mark.row.model == "unlearned"]
+        numbers = {index: str(place_) for place_, index in enumerate(methods, 1)}
+        keys = [f"{numbers[index]}  {names[index]}" for index in methods]
+        legend(figure, [handles[index] for index in methods], keys, "outside lower left")
+        names |= numbers
+    _write_names(figure, ax, marks, list(names.values()))
+    points = "; ".join(f"{mark.row.label} at {number(mark.x)}, {number(mark.y)}" for mark in marks)
+    return to_svg(figure, "tradeoff", f"{describe(forget).label} against {describe(utility).label}: {points}")
+
+
+def _draw_mark(ax: "Axes", mark: "Mark") -> Any:
+    colour, hollow = mark.style.colour, mark.row.model == "retrained"
+    (left, right), (down, up) = mark.across, mark.up
+    ax.plot([mark.x - left, mark.x + right], [mark.y, mark.y], color=colour, linewidth=1, alpha=0.45, zorder=3)
+    ax.plot([mark.x, mark.x], [mark.y - down, mark.y + up], color=colour, linewidth=1, alpha=0.45, zorder=3)
+    return ax.plot(
+        [mark.x], [mark.y], mark.style.marker, color=colour, markersize=8.5, zorder=4,
+        markerfacecolor="none" if hollow else colour, markeredgewidth=1.6 if hollow else 0,
+    )[0]  # fmt: skip
 
 
 def _reach(cell: Cell) -> tuple[float, float]:
@@ -112,22 +134,19 @@ def _goal(ax: "Axes", rows: Sequence[Row], forget: str, utility: str) -> None:
     ax.add_patch(Rectangle((-1, low), right + 1, 9, facecolor=WASH, edgecolor="none", zorder=0))
 
 
-def _names(
-    figure: "Figure", ax: "Axes", shown: Sequence[tuple[Row, Style, float, float]], bars: Sequence[tuple[float, ...]]
-) -> None:
-    """Write each row's name beside its mark, with a thin line to it where it had to stand apart."""
+def _write_names(figure: "Figure", ax: "Axes", marks: Sequence[Mark], names: Sequence[str]) -> None:
+    """Write each name beside its mark, with a thin line to it where it had to stand apart."""
     figure.canvas.draw()  # fixes the layout, without which data have no pixels yet
     figure.set_layout_engine("none")
-    texts = [ax.text(0, 0, row.label, fontsize=BODY, color=INK, va="bottom", zorder=6) for row, *_ in shown]
+    texts = [ax.text(0, 0, name, fontsize=BODY, color=INK, va="bottom", zorder=6) for name in names]
     sizes = [(text.get_window_extent().width, text.get_window_extent().height) for text in texts]
-    points = [tuple(ax.transData.transform((x, y))) for _, _, x, y in shown]
+    points = [tuple(ax.transData.transform((mark.x, mark.y))) for mark in marks]
     frame = Box(*ax.get_window_extent().extents)
     obstacles = []
-    for x0, y0, x1, y1 in bars:
-        (left, bottom), (right, top) = ax.transData.transform([(x0, y0), (x1, y1)])
-        middle_x, middle_y = ax.transData.transform(((x0 + x1) / 2, (y0 + y1) / 2))
-        obstacles.append(Box(left, middle_y - 1, right, middle_y + 1))
-        obstacles.append(Box(middle_x - 1, bottom, middle_x + 1, top))
+    for mark, (x, y) in zip(marks, points, strict=True):
+        left, bottom = ax.transData.transform((mark.x - mark.across[0], mark.y - mark.up[0]))
+        right, top = ax.transData.transform((mark.x + mark.across[1], mark.y + mark.up[1]))
+        obstacles += [Box(left, y - 1, right, y + 1), Box(x - 1, bottom, x + 1, top)]
     pixels = ax.transData.inverted()
     for text, box, point in zip(texts, place(points, sizes, frame, obstacles), points, strict=True):
         text.set_position(tuple(pixels.transform((box.left, box.bottom))))
@@ -229,10 +248,7 @@ def _curves(rows: Sequence[Row], panels: Sequence[tuple[str, str]], name: str) -
     axes[-1, 0].set_xlabel("step", color=MUTED, fontsize=BODY)
     ax = axes[0, 0]
     handles = [ax.plot([], [], style.dash, color=style.colour, linewidth=2)[0] for _, style in logged]
-    figure.legend(
-        handles, [row.label for row, _ in logged], loc="outside upper left", ncols=min(3, len(logged)), frameon=False,
-        fontsize=BODY, labelcolor=INK, handlelength=1.8, columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
+    legend(figure, handles, [row.label for row, _ in logged], "outside upper left")
     what = " and ".join(title for _, title in panels)
     return to_svg(figure, name, f"{what} over the steps of {', '.join(row.label for row, _ in logged)}")
 

@@ -6,7 +6,7 @@ first use, as that takes most of a second, and no pyplot state is touched.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 INK, MUTED, LINE, WASH = "#010101", "#020202", "#030303", "#040404"
-SERIES = tuple(f"#0500{index:02x}" for index in range(8))  # the page's variables --s0 to --s7
+SERIES = tuple(f"#0500{index:02x}" for index in range(7))  # --s0 to --s6, kept apart in all common colour blindness
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", WASH: "var(--wash)"} | {
     placeholder: f"var(--s{index})" for index, placeholder in enumerate(SERIES)
 }
@@ -84,6 +84,14 @@ def calm(ax: "Axes") -> None:
     ax.tick_params(colors=MUTED, length=0, labelsize=SMALL, which="both")
     ax.grid(color=LINE, linewidth=0.6)
     ax.set_axisbelow(True)
+
+
+def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str], place: Any) -> None:
+    """A legend outside the axes, in up to three columns."""
+    figure.legend(
+        handles, labels, loc=place, ncols=min(3, len(labels)), frameon=False, fontsize=BODY, labelcolor=INK,
+        handlelength=1.8, columnspacing=1.4, borderpad=0.2,
+    )  # fmt: skip
 
 
 def to_svg(figure: "Figure", name: str, label: str) -> str:

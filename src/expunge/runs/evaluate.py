@@ -10,7 +10,7 @@ from expunge.files import refuse_existing, write_json
 from expunge.models import load
 from expunge.reporting import write_report
 from expunge.request import Request
-from expunge.runs.record import Listener, result, results_of
+from expunge.runs.record import Listener, read_evaluation, result, results_of
 
 SUITES = ("request", "tofu")
 
@@ -59,6 +59,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Measure `model`, and the `original` and the retrained `reference` beside it where given, one at a time.
 
+    `reference`: a model, or the results.json of its evaluation on the same suite, made once and used again.
+
     Writes `out` (results.json) and, beside it, the report of the same name ending in .html. Returns the results.
     """
     out, listener = Path(out), listener or Listener()
@@ -67,6 +69,9 @@ def evaluate_model(
     found: dict[str, Evaluation] = {}
     for role, folder in roles.items():
         if folder is None:
+            continue
+        if role == "retrained" and (known := read_evaluation(folder)):
+            found[role] = known
             continue
         listener.stage(f"evaluating the {role} model")
         loaded = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)

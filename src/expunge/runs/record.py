@@ -18,6 +18,7 @@ import expunge
 from expunge.evaluation import Evaluation
 from expunge.models import Loaded
 from expunge.models.checkpoint import fingerprint
+from expunge.reporting import read_results
 from expunge.training import History
 
 
@@ -98,6 +99,15 @@ def result(
     run["notes"] = [*found["notes"], *(history.notes if history else ())]
     run["examples"] = found["examples"]
     return run
+
+
+def read_evaluation(path: Path | str) -> Evaluation | None:
+    """The evaluation in a results.json (its retrained run, else its last); None if `path` is no such file."""
+    if not str(path).endswith(".json"):
+        return None
+    runs = read_results(path)["runs"]
+    chosen = next((run for run in runs if run["model"] == "retrained"), runs[-1])
+    return Evaluation.from_dict(chosen)
 
 
 def results_of(title: str, suite: str, runs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

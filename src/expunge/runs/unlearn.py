@@ -10,6 +10,7 @@ from expunge import config, patch
 from expunge.data import Encoder
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.suites import Suite, request_suite
+from expunge.errors import ConfigurationError
 from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.methods import Context, Descent, name_of
 from expunge.methods import method as make_method
@@ -17,7 +18,7 @@ from expunge.models import Loaded, load, new_adapter
 from expunge.models.checkpoint import save_model
 from expunge.reporting import write_report
 from expunge.request import Request
-from expunge.runs.record import Clock, Listener, result, results_of, run_record
+from expunge.runs.record import Clock, Listener, read_evaluation, result, results_of, run_record
 from expunge.training import History
 
 Output = Literal["model", "patch", "both"]
@@ -53,7 +54,8 @@ def unlearn(
     forget, retain, holdout: JSONL files (see `expunge.request`). method: a name with `settings` over its defaults, or a
     Descent. output: write the unlearned "model", the "patch" that makes it from the original, or "both". lora: train a
     new adapter of that rank instead of the weights; a model folder that is an adapter is trained as it is. reference:
-    the model retrained without the forget set, the gold standard to compare with. suite: what to evaluate on; default
+    the model retrained without the forget set, the gold standard to compare with, or the results.json of its evaluation.
+    suite: what to evaluate on; default
     the request itself. `limit`: at most that many examples of each set in the evaluation.
 
     `out` becomes a folder with model/, patch.safetensors, log.jsonl, run.json, results.json and report.html, all at
@@ -76,8 +78,14 @@ def unlearn(
     listener.stage("loading")
     evaluations: dict[str, Evaluation] = {}
     if evaluate_models and reference is not None:
-        evaluations["retrained"] = measure(load(reference, **options), "retrained", None)
+        known = read_evaluation(reference)
+        evaluations["retrained"] = known or measure(load(reference, **options), "retrained", None)
     loaded = load(model, **options)
+    if output != "model" and not loaded.folder.is_dir():
+        raise ConfigurationError(
+            f"A patch is bound to the files of its base model, and {model} is not a local folder. "
+            "Save the model to a folder first, or give --output model."
+        )
     clock.lap("load")
     if evaluate_models:
         evaluations["original"] = measure(loaded, "original", evaluations.get("retrained"))

@@ -18,12 +18,13 @@ TENSORS, STATE = "state.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class State:
-    """Where the run stands: steps done, the current rate η, the log so far, and the random state."""
+    """Where the run stands: steps done, the current rate η, the log so far, the random state, and which run it is."""
 
     step: int
     eta: float
     log: list[dict[str, Any]]
     rng: Tensor
+    identity: str
 
 
 def exists(folder: Path) -> bool:
@@ -47,7 +48,7 @@ def save(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / TENSORS)
-        summary = {"step": state.step, "eta": state.eta, "log": state.log}
+        summary = {"step": state.step, "eta": state.eta, "identity": state.identity, "log": state.log}
         (temporary / STATE).write_text(json.dumps(summary), encoding="utf-8")
 
 
@@ -69,4 +70,4 @@ def restore(folder: Path, names: Sequence[str], params: Sequence[Tensor], optimi
                 value = tensors.get(f"optimizer.{key}.{name}")
                 if value is not None:
                     optimizer.state[param][key] = value.to(param.device) if value.dim() else value
-    return State(summary["step"], summary["eta"], summary["log"], tensors["rng"])
+    return State(summary["step"], summary["eta"], summary["log"], tensors["rng"], summary["identity"])

@@ -329,13 +329,23 @@ class _Loop:
 
     def _save(self, step: int) -> None:
         if self.folder is not None and self.accelerator.is_main_process:
-            state = checkpoint.State(step, self.eta, self.history.log, torch.get_rng_state())
+            state = checkpoint.State(step, self.eta, self.history.log, torch.get_rng_state(), self._identity())
             checkpoint.save(self.folder, state, self.names, self.params, self.optimizer)
+
+    def _identity(self) -> str:
+        """What must be the same for a run to go on: the plan, the losses and how much data there is."""
+        sides = {name: (side.loss, len(side.items), side.favoured) for name, side in self.sides.items()}
+        return f"{self.plan} {sides}"
 
     def _resume(self) -> None:
         if self.folder is None or not checkpoint.exists(self.folder):
             raise ConfigurationError(f"There is no checkpoint in {self.folder} to resume from. Run without --resume.")
         state = checkpoint.restore(self.folder, self.names, self.params, self.optimizer)
+        if state.identity != self._identity():
+            raise ConfigurationError(
+                f"The checkpoint in {self.folder} was made with other settings or data. Give the same as then, or run "
+                "without --resume to start over."
+            )
         self.first_step, self.eta = state.step, state.eta
         self.history.log = list(state.log)
         torch.set_rng_state(state.rng)

@@ -1,6 +1,5 @@
 """Which examples each step sees: a pure function of the seed and the step, so that a resumed run sees the same."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,8 +10,8 @@ import torch
 class Stream:
     """An endless stream of indices below `count`: one random permutation after another.
 
-    `favoured`: the first that many indices take up to half of every batch (corrected examples, which would drown in a
-    large retain set otherwise).
+    `favoured`: the first that many indices take half of every batch, or all their number where that is less (corrected
+    examples, which would drown in a large retain set otherwise).
     """
 
     count: int
@@ -22,14 +21,10 @@ class Stream:
     def batch(self, step: int, size: int) -> list[int]:
         """The indices of step `step` with `size` a step; no index twice within a batch."""
         size = min(size, self.count)
-        few = min(self.favoured, size // 2) if self.favoured < self.count else 0
-        return [
-            *_slice(self.favoured, self.seed + 1, step, few),
-            *(index + self.favoured * bool(few) for index in self._others(step, size - few, bool(few))),
-        ]
-
-    def _others(self, step: int, size: int, without_favoured: bool) -> Sequence[int]:
-        return _slice(self.count - self.favoured * without_favoured, self.seed, step, size)
+        others = self.count - self.favoured
+        few = max(min(self.favoured, size // 2), size - others)
+        favoured = _slice(self.favoured, self.seed + 1, step, few)
+        return favoured + [self.favoured + index for index in _slice(others, self.seed, step, size - few)]
 
 
 def _slice(count: int, seed: int, step: int, size: int) -> list[int]:

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -110,7 +109,6 @@ class ReferenceCache:
         items = [side.items[index][0] for index in self._used]
         ends = np.cumsum([len(item.labels) for item in items]).tolist()
         self._span = list(zip([0, *ends], ends, strict=False))
-        self._folder = tempfile.TemporaryDirectory(prefix="expunge-reference-")
         top_k = getattr(side.loss, "top_k", None)
         self._logp = self._tokens = None
         for places in by_length(items, batch_size):
@@ -123,12 +121,15 @@ class ReferenceCache:
             else:
                 tokens = None
             if self._logp is None:
-                self._logp = self._map("logp", np.float32, (ends[-1], width))
-                self._tokens = self._map("tokens", np.int64, (ends[-1], width)) if tokens is not None else None
+                self._logp = _mapped(np.float32, (ends[-1], width))
+                self._tokens = _mapped(np.int64, (ends[-1], width)) if tokens is not None else None
             rows = [row for place in places for row in range(*self._span[place])]
             self._logp[rows] = logp.float().cpu().numpy()
             if tokens is not None and self._tokens is not None:
                 self._tokens[rows] = tokens.cpu().numpy()
 
-    def _map(self, name: str, dtype: type, shape: tuple[int, int]) -> np.memmap:
-        return np.memmap(Path(self._folder.name) / name, dtype=dtype, mode="w+", shape=shape)
+
+def _mapped(dtype: type, shape: tuple[int, int]) -> np.memmap:
+    """An array on disk, in a temporary file that has no name and is gone with the array."""
+    with tempfile.TemporaryFile(prefix="expunge-reference-") as file:
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
