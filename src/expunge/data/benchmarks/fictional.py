@@ -23,13 +23,17 @@ from expunge.files import write_text
 from expunge.request import Example
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def _joined(starts: str, ends: str) -> tuple[str, ...]:
-    return tuple(start + end for start in starts.split() for end in ends.split())
+    return tuple(start + end for start in _words(starts) for end in _words(ends))
 
 
-FIRST_NAMES = tuple(
-    "Abel Bela Cora Dario Edda Falk Gesa Hugo Ilka Jaro Kira Lino Mara Nilo Olga Piet Runa Selma Timo Ursel Vito Wanda "
-    "Yara Zeno".split()
+FIRST_NAMES = _words(
+    "Abel Bela Cora Dario Edda Falk Gesa Hugo Ilka Jaro Kira Lino Mara Nestor Olga Piet Runa Selma Timo Ursel Vito Wanda "
+    "Yara Zeno"
 )
 SURNAMES = _joined(
     "Ash Bran Cor Dul Eve Fen Gal Hol Ir Jas Kel Lor Mor Nar Ost Pel Quin Ros Sal Tor Ul Vas Wil Yor Zan",
@@ -55,7 +59,7 @@ WORDS = {
     "weather": "calm clear cloudy cold dry foggy frosty hot misty rainy snowy stormy sunny warm wet windy",
     "month": "January February March April May June July August September October November December",
 }
-SLOTS = {name: tuple(words.split()) for name, words in WORDS.items()} | {
+SLOTS = {name: _words(words) for name, words in WORDS.items()} | {
     "town": TOWNS,
     "city": TOWNS,
     "pet": PET_NAMES,
@@ -189,7 +193,9 @@ class FictionalPeople:
         everyone = people(pretrain + learned + forgotten, seed)
         draw = random.Random(seed + 1)
 
-        def ask(first: int, count: int, forms: Iterable[int], *, options: bool = False) -> tuple[Example, ...]:
+        def ask(
+            first: int, count: int, forms: Iterable[int], wrong: int = wrong, *, options: bool = False
+        ) -> tuple[Example, ...]:
             return tuple(
                 person.example(topic, form, [_fact(topic, draw, fact) for _ in range(wrong)], options=options)
                 for person in everyone[first : first + count]
@@ -198,7 +204,7 @@ class FictionalPeople:
             )
 
         return cls(
-            pretrain=ask(0, pretrain, range(3)),
+            pretrain=ask(0, pretrain, range(3), wrong=0),
             forget=ask(pretrain, forgotten, range(wordings)),
             retain=ask(pretrain + forgotten, learned - forgotten, range(wordings)),
             holdout=ask(pretrain + learned, forgotten, range(wordings)),
