@@ -190,17 +190,17 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         name = f"{prefix}{key}"
         if isinstance(item, dict):
             pairs += _flat(item, f"{name}.")
-        elif isinstance(item, list):
-            pairs.append((name, ", ".join(str(part) for part in item)))
         else:
-            pairs.append(
-                (
-                    name,
-                    {True: "yes", False: "no", None: "–"}.get(item, str(item)) if not _is_number(item) else f"{item:g}",
-                )
-            )
+            pairs.append((name, _shown(item)))
     return pairs
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _shown(value: Any) -> str:
+    """A setting's value for a person."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,7 @@ KEY_METRICS = (
     "forget.probability", "mia.min_k.auc",
 )  # fmt: skip
 MOST_NAMES = 10  # methods named beside their marks; more are numbered
+LONGEST_NAME = 20  # characters
 POINTS = 12_000  # vertices of all curves of one figure together, which keeps the page small
 
 
@@ -62,6 +63,11 @@ def styles(rows: Sequence[Row]) -> list[Style]:
     return found
 
 
+def brief(label: str) -> str:
+    """A name that fits a picture: a long one loses its middle."""
+    return label if len(label) <= LONGEST_NAME else f"{label[: LONGEST_NAME // 2]}…{label[-(LONGEST_NAME // 2 - 1) :]}"
+
+
 @drawn
 def tradeoff(rows: Sequence[Row]) -> str | None:
     """Forgetting against utility: every model a named mark, with its interval or s.d. as bars, and the goal shaded.
@@ -88,7 +94,7 @@ def tradeoff(rows: Sequence[Row]) -> str | None:
     ax.set_ylim(-0.03 * top - 0.01, 1.12 * top + 0.01)
     ax.set_xlabel(f"{describe(forget).label}   (← lower is better)", color=MUTED, fontsize=BODY)
     ax.set_ylabel(f"{describe(utility).label}   (higher is better →)", color=MUTED, fontsize=BODY)
-    names = {index: mark.row.label for index, mark in enumerate(marks)}
+    names = {index: brief(mark.row.label) for index, mark in enumerate(marks)}
     if crowded:  # names would cover the marks: number the methods and say below which is which
         methods = [index for index, mark in enumerate(marks) if mark.row.model == "unlearned"]
         numbers = {index: str(place_) for place_, index in enumerate(methods, 1)}
@@ -186,7 +192,7 @@ def bars(rows: Sequence[Row]) -> str | None:
         ax.grid(visible=False)
         ax.spines["bottom"].set_visible(False)
     for ax in axes[:, 0]:
-        ax.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
+        ax.set_yticks(range(len(rows)), [brief(row.label) for row in rows], color=INK)
     axes[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     shown = ", ".join(describe(key).label for key in keys)
     return to_svg(figure, "bars", f"Bars of {shown} for {', '.join(row.label for row in rows)}")
@@ -248,7 +254,7 @@ def _curves(rows: Sequence[Row], panels: Sequence[tuple[str, str]], name: str) -
     axes[-1, 0].set_xlabel("step", color=MUTED, fontsize=BODY)
     ax = axes[0, 0]
     handles = [ax.plot([], [], style.dash, color=style.colour, linewidth=2)[0] for _, style in logged]
-    legend(figure, handles, [row.label for row, _ in logged], "outside upper left")
+    legend(figure, handles, [brief(row.label) for row, _ in logged], "outside upper left")
     what = " and ".join(title for _, title in panels)
     return to_svg(figure, name, f"{what} over the steps of {', '.join(row.label for row, _ in logged)}")
 

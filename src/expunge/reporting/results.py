@@ -119,7 +119,7 @@ def _labels(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
         if first["model"] != "unlearned":
             labels.append(first["model"])
             continue
-        name = NAMES.get(first["method"].lower().replace("-", "").replace("_", ""), first["method"])
+        name = NAMES.get(first["method"].lower().replace("-", "").replace("_", ""), " ".join(first["method"].split()))
         settings = first.get("settings") or {}
         others = [other[0].get("settings") or {} for other in groups if other[0].get("method") == first["method"]]
         differing = [
