@@ -188,3 +188,12 @@ def test_many_methods_and_long_answers_stay_small() -> None:
         for item in [item for side in run["examples"].values() for item in side]:
             item["generation"] = "word " * 5000
     assert len(render_report(results).encode()) < 3_000_000
+
+
+def test_a_note_on_several_models_is_said_once() -> None:
+    results = demo_results((0, 1))
+    for run in results["runs"]:
+        run["notes"] = ["2 answers were cut."] + (["The loss rose."] if run["method"] in ("npo", "kl") else [])
+    text = Page(render_report(results)).text
+    assert text.count("2 answers were cut.") == 1
+    assert "NPO, KL: The loss rose." in text

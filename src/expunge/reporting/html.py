@@ -88,7 +88,7 @@ def render_report(results: dict[str, Any]) -> str:
         figures=_columns(_figures(rows)),
         sides=[(side, chosen(rows, side)) for side in ("forget", "retain")],
         gaps=missing(results, rows),
-        warnings=_warnings(results),
+        warnings=_warnings(results, rows),
         definitions=_definitions(rows),
         every=_every_metric(rows),
         settings=[(row.label, _flat(row.runs[0].get("settings") or {}), _seeds(row)) for row in rows],
@@ -169,13 +169,13 @@ def _every_metric(rows: Sequence[Row]) -> list[tuple[Metric, list[Any]]]:
     return [(describe(key), [row.cell(key) for row in rows]) for key in keys]
 
 
-def _warnings(results: dict[str, Any]) -> list[str]:
-    """The results' own warnings and the notes of single runs, each said once."""
-    notes = []
-    for run in results["runs"]:
-        name = run.get("method") or run["model"]
-        seed = f", seed {run['seed']}" if run.get("seed") is not None else ""
-        notes += [f"{name}{seed}: {note}" for note in run.get("notes") or []]
+def _warnings(results: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    """The results' own warnings and the runs' notes, each said once with whom it is about, unless all."""
+    whose: dict[str, list[str]] = {}
+    for row in rows:
+        for note in dict.fromkeys(note for run in row.runs for note in run.get("notes") or []):
+            whose.setdefault(note, []).append(row.label)
+    notes = [note if len(labels) == len(rows) else f"{', '.join(labels)}: {note}" for note, labels in whose.items()]
     return list(dict.fromkeys([*(results.get("warnings") or []), *notes]))
 
 

@@ -41,12 +41,19 @@ MEASURES = {
     ),
     "probability": (
         "probability",
-        "How likely the model finds the recorded answer, per token: exp(−mean negative log-likelihood), from 0 to 1; "
-        "in sets with wrong options, the right one's share.",
+        "How likely the model finds the recorded answer, per token: exp(−mean negative log-likelihood), from 0 to 1.",
+    ),
+    "probability_with_options": (
+        "probability among options",
+        "The recorded answer's probability as a share of its own and the wrong answers' together.",
     ),
     "rouge_l": (
         "ROUGE-L",
         "The share of the recorded answer's words that come back, in order, in the answer the model writes.",
+    ),
+    "rouge_l_f1": (
+        "ROUGE-L F1",
+        "As ROUGE-L, but words the model adds count against it: the harmonic mean of recall and precision.",
     ),
     "truth_ratio": (
         "truth ratio",
@@ -58,8 +65,8 @@ MEASURES = {
 SUITE = {
     "model_utility": (
         "model utility",
-        "The harmonic mean of probability, ROUGE-L and truth ratio on everything that must be kept: one number for "
-        "how useful the model still is; it is near 0 as soon as one part is.",
+        "The harmonic mean of probability, ROUGE-L and truth ratio, where defined, over the sets that must be kept: "
+        "one number for how useful the model still is; it is near 0 as soon as one part is.",
         HIGHER,
     ),
     "forget_quality": (
@@ -79,8 +86,8 @@ ATTACKS = {
     "loss": ("loss", "the loss on an example"),
     "zlib": ("zlib", "the loss on an example divided by its compressed length"),
     "min_k": ("min-k", "the mean log-probability of an example's least likely tokens"),
+    "min_k_20": ("min-k (20 %)", "the mean log-probability of the least likely fifth of an example's tokens"),
     "min_k_plus_plus": ("min-k++", "the log-probabilities of an example's least likely tokens, standardised per token"),
-    "min_k_pp": ("min-k++", "the log-probabilities of an example's least likely tokens, standardised per token"),
     "reference": ("reference", "the loss on an example less another model's"),
     "gradnorm": ("gradient-norm", "the norm of an example's gradient"),
 }

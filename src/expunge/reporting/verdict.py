@@ -245,7 +245,7 @@ def _missing_metrics(unlearned: Sequence[Row], has_retrained: bool) -> list[tupl
     why = {
         "forget.extraction_strength": "It is the most trusted simple measure of what a model can still recite.",
         "retain.extraction_strength": "It shows whether what must be kept is still known.",
-        "model_utility": "It needs prompts with paraphrased and wrong answers; without it, damage shows only in part.",
+        "model_utility": "It needs answers generated on what must be kept; without it, damage shows only in part.",
         "mia.min_k.auc": "It needs held-out examples; without it, nothing is known about membership tests.",
     }
     if has_retrained:
