@@ -43,7 +43,7 @@ _HOMES = {
     "method": "methods",
     "unlearn": "runs",
 }
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+__all__ = [*sorted(_HOMES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

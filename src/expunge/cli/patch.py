@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-
 app = typer.Typer(no_args_is_help=True, help="Look into a patch, put it on its base model, or take it off again.")
 
 PatchFile = Annotated[Path, typer.Option("--patch", help="The patch file, or a folder with patch.safetensors in it.")]

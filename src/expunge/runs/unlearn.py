@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from expunge import config, patch
 from expunge.data import Encoder
+from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.suites import Suite, request_suite
-from expunge.errors import ConfigurationError
 from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.methods import Context, Descent, name_of
 from expunge.methods import method as make_method
