@@ -21,6 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 torch.set_num_threads(1)
 
 VOCABULARY, BATCH = 4096, 16
+EPOCHS = 18  # until the model knows most of the rows
+SMALL = 8  # examples a step when the model learns the rows: more steps for the same time
 SETS = {  # TOFU's file: (how many wrong answers a row has, whether it also has a paraphrased answer)
     "forget01": (0, False),
     "forget01_perturbed": (5, True),
@@ -148,16 +150,23 @@ def _llama() -> LlamaForCausalLM:
 
 def _memorise(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], epochs: int) -> None:
     rows = [torch.tensor([*tokenizer(item)["input_ids"], tokenizer.eos_token_id]) for item in texts]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    lengths = torch.tensor([len(row) for row in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.0)
+    total = epochs * len(lengths.split(SMALL))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 10, (total - step) / (0.3 * total))
+    )
     model.train()
     for _ in range(epochs):
-        for indices in torch.randperm(len(rows)).split(BATCH):
-            ids = torch.nn.utils.rnn.pad_sequence([rows[index] for index in indices], batch_first=True)
+        alike = (lengths + 4 * torch.rand(len(rows))).argsort().split(SMALL)  # of like length, so little is padding
+        for index in torch.randperm(len(alike)):
+            ids = torch.nn.utils.rnn.pad_sequence([rows[row] for row in alike[index]], batch_first=True)
             loss = model(input_ids=ids, labels=ids.masked_fill(ids == 0, -100)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            schedule.step()
     model.eval()
 
 

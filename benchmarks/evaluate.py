@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import BATCH, cpu_ms, material, middle, peer, rounded
+from common import BATCH, EPOCHS, cpu_ms, material, middle, peer, rounded
 
 import torch  # after common, which sets the number of threads
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that runs it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        model, rows = material(Path(scratch) / "material", arguments.data, epochs=8)
+        model, rows = material(Path(scratch) / "material", arguments.data, epochs=EPOCHS)
         print(json.dumps(rounded(measure(arguments, model, rows))))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from common import BATCH, material, middle, rounded
+from common import BATCH, EPOCHS, material, middle, rounded
 
 import torch  # after common, which sets the number of threads
 import transformers
@@ -42,7 +42,9 @@ def main() -> None:
         if arguments.model:
             model, data = arguments.model, arguments.rows
         else:
-            model, data = material(folder / "material", arguments.data, epochs=12 if "evaluate" in arguments.do else 0)
+            model, data = material(
+                folder / "material", arguments.data, epochs=EPOCHS if "evaluate" in arguments.do else 0
+            )
         prepare_imports(arguments.peer)
         framework = Framework(arguments.peer, model, data, folder)
         result: dict[str, Any] = {"transformers": transformers.__version__, "torch": torch.__version__}
@@ -52,7 +54,7 @@ def main() -> None:
             }
         if "evaluate" in arguments.do:
             result["evaluation_cpu_s"], result["metrics"] = framework.evaluation()
-    print(json.dumps(rounded(result)))
+    print(json.dumps(rounded(result, 8)))
 
 
 class Framework:

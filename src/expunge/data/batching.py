@@ -32,8 +32,8 @@ class Batch:
         return self.ids.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
-        moved = (None if item is None else item.to(device) for item in vars(self).values())
-        return Batch(*moved)
+        mask = None if self.mask is None else self.mask.to(device)
+        return Batch(self.ids.to(device), mask, self.predicts.to(device), self.labels.to(device), self.row.to(device))
 
 
 def collate(items: Sequence[Encoded], pad: int = 0, side: Side = "right") -> Batch:

@@ -104,11 +104,11 @@ class Encoder:
             before = "\n\n".join(lines) + "\nAnswer:"
             return before, f"{before} {response}"
         messages = [{"role": role, "content": text} for role, text in turns]
-        before = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        before = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         messages.append({"role": "assistant", "content": response})
-        full = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        full = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
         if not full.startswith(before):  # a template that rewrites earlier turns once an answer stands
-            full = before + response + self.tokenizer.eos_token
+            full = f"{before}{response}{self.tokenizer.eos_token}"
         return before, full
 
     def _capped(

@@ -1,10 +1,8 @@
 """What a loss is: settings, what it reads, and a pure function from a model's answers to one number per example."""
 
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
-
-from expunge.models import Answers
 
 Version = Literal["response", "alternative"]
 Reads = tuple[Version, ...]
@@ -24,6 +22,6 @@ class Loss(Protocol):
     reads: ClassVar[Reads]
     reference: ClassVar[ReferenceKind]
 
-    def __call__(self, *answers: Answers, reference: Reference = None) -> Tensor:
-        """One number per example: [B]."""
+    def __call__(self, *answers: Any, **reference: Any) -> Tensor:
+        """One number per example, [B], from one Answers for each version read, and `reference=...`."""
         ...

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,8 @@ def answers(model: nn.Module, batch: Batch) -> Answers:
 def output_layer(model: nn.Module) -> nn.Module:
     """The layer that turns hidden states into logits, wrappers (PEFT, DDP) taken off. Raises ModelError if none."""
     inner = getattr(model, "module", model)
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    find: Any = getattr(inner, "get_output_embeddings", lambda: None)
+    head = find()
     if head is None:
         raise ModelError(f"{type(inner).__name__} has no output layer: expunge needs a causal language model.")
     return head

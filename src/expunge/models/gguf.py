@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -22,7 +23,7 @@ def convert(source: Path | str, out: Path | str, *, overwrite: bool = False) -> 
     with atomic_path(out, overwrite=overwrite) as folder:
         try:
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{file} could not be read: {error}") from error
         plain(model).save_pretrained(folder)

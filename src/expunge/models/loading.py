@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -62,7 +62,8 @@ def load(
         tokenizer = _load_tokenizer(folder, trust_remote_code)
     check_vocabulary(model, tokenizer, folder)
     model.eval()
-    return Loaded(model.to(device or default_device()), tokenizer, folder)
+    nn.Module.to(model, device or default_device())
+    return Loaded(model, tokenizer, folder)
 
 
 def resolve(folder: Path | str) -> Path:
@@ -133,7 +134,7 @@ def save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, out: Path) 
         tokenizer.save_pretrained(out)
 
 
-def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
@@ -163,7 +164,8 @@ def _load_model(folder: Path, dtype: Dtype, trust: bool) -> PreTrainedModel:
 
 def _load_tokenizer(folder: Path, trust: bool) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        found: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        return found
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"The tokenizer in {folder} could not be loaded: {_first_line(error)}") from error
 

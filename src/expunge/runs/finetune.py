@@ -56,9 +56,11 @@ class Finetuning:
         """Train `loaded.model` in place."""
         side = Side.of(NLL(), examples, encoder)
         per_step = min(self.batch_size * self.accumulation, len(examples))
-        shared = {name: getattr(self, name) for name in Plan.__dataclass_fields__ if hasattr(self, name)}
+        shared: dict[str, Any] = {
+            name: getattr(self, name) for name in Plan.__dataclass_fields__ if hasattr(self, name)
+        }
         steps = self.steps or max(1, round(self.epochs * len(examples) / per_step))
-        plan = Plan(**{**shared, "steps": steps, "combine": WeightedSum()})
+        plan = Plan(**(shared | {"steps": steps, "combine": WeightedSum()}))
         history = descend(loaded, plan, retain=side, folder=checkpoint, resume=resume, progress=progress)
         note = cut_note((row for rows in side.items for row in rows), encoder.max_length)
         history.notes.extend([note] if note else [])

@@ -142,6 +142,12 @@ class _Loop:
         finally:
             self.model.eval()
             self.optimizer.zero_grad()
+        skipped = [entry["step"] for entry in self.history.log if entry.get("skipped")]
+        if skipped:
+            self.history.notes.append(
+                f"{len(skipped)} of {self.history.steps} steps were skipped, the first step {skipped[0]}: "
+                "a gradient's norm was 0 or not finite"
+            )
         if not self.history.stopped:
             self.history.stopped = f"all {self.plan.steps} steps done"
         return self.history
@@ -158,7 +164,7 @@ class _Loop:
         self._check_finite(entry, step)
         self.history.stopped = self._stop_reason(entry)
         if self.history.stopped or not usable:
-            entry.update(lr=0.0, skipped=True)
+            entry.update(lr=0.0, **({} if usable else {"skipped": True}))
             self.optimizer.zero_grad()
             return entry
         if plan.max_grad_norm is not None:

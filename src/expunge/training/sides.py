@@ -91,6 +91,7 @@ class ReferenceCache:
             places = [self._place[index] for index in indices]
             return tuple(self._nll[places].to(device).unbind(1))
         rows = [row for index in indices for row in range(*self._span[self._place[index]])]
+        assert self._logp is not None  # at least one example is always drawn
         logp = torch.from_numpy(self._logp[rows]).to(device)
         tokens = torch.from_numpy(self._tokens[rows]).to(device) if self._tokens is not None else logp.long()[:, :0]
         return logp, tokens
@@ -110,7 +111,8 @@ class ReferenceCache:
         ends = np.cumsum([len(item.labels) for item in items]).tolist()
         self._span = list(zip([0, *ends], ends, strict=False))
         top_k = getattr(side.loss, "top_k", None)
-        self._logp = self._tokens = None
+        self._logp: np.memmap | None = None
+        self._tokens: np.memmap | None = None
         for places in by_length(items, batch_size):
             got = answers(model, collate([items[place] for place in places], pad).to(device))
             logp = got.logits.log_softmax(-1)  # [N, V]
