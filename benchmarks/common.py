@@ -6,6 +6,7 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", 
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 torch.set_num_threads(1)
 
 VOCABULARY, BATCH = 4096, 16
-EPOCHS = 18  # until the model knows most of the rows
+EPOCHS = 15  # until the model knows most of the rows
 SMALL = 8  # examples a step when the model learns the rows: more steps for the same time
 SETS = {  # TOFU's file: (how many wrong answers a row has, whether it also has a paraphrased answer)
     "forget01": (0, False),
@@ -33,7 +34,7 @@ SETS = {  # TOFU's file: (how many wrong answers a row has, whether it also has 
     "world_facts_perturbed": (3, False),
 }
 KNOWN = ("forget01", "retain99", "real_authors_perturbed", "world_facts_perturbed")
-SYLLABLES = "ba ce di fo gu ha je ki lo mu na pe ri so tu va we xi yo zu bran crel dost fimp gorn".split()
+SYLLABLES = re.findall("..", "bacedifoguhajekilomunaperisotuvawexiyozubrcrdofi")
 
 
 def material(folder: Path, source: Path | None = None, *, rows: int = 40, epochs: int = 0) -> tuple[Path, Path]:
@@ -55,7 +56,8 @@ def material(folder: Path, source: Path | None = None, *, rows: int = 40, epochs
     tokenizer = _tokenizer(texts)
     model = _llama()
     known = [record for name in KNOWN for record in sets[name]]
-    _memorise(model, tokenizer, [text(record) for record in known], epochs)
+    if epochs:
+        _memorise(model, tokenizer, [text(record) for record in known], epochs)
     model.save_pretrained(model_folder)
     tokenizer.save_pretrained(model_folder)
     return model_folder, data
@@ -100,9 +102,9 @@ def _invented(name: str, rows: int) -> list[dict[str, Any]]:
     draw = random.Random(base)
     records = []
     for _ in range(rows):
-        who, said = _name(draw), " ".join(_name(draw) for _ in range(draw.randint(6, 20)))
+        who, said = _name(draw), " ".join(_name(draw) for _ in range(draw.randint(4, 14)))
         others = [_name(draw) for _ in range(wrong)]
-        record = {"question": f"What is known of {who}, and what did {who} write?"}
+        record: dict[str, Any] = {"question": f"What is known of {who}, and what did {who} write?"}
         record["answer"] = f"The author {who} is known for the works {said}."
         if paraphrased:
             record["paraphrased_answer"] = f"Works such as {said} were written by {who}."

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import BATCH, EPOCHS, cpu_ms, material, middle, peer, rounded
-
-import torch  # after common, which sets the number of threads
 
 from expunge.data import Encoded, Encoder, by_length, collate
 from expunge.evaluation import Evaluation, Suite, evaluate, tofu
@@ -120,11 +119,12 @@ def forward(loaded: Loaded, sequences: Sequence[Encoded]) -> None:
 
 @torch.inference_mode()
 def generate(loaded: Loaded, prompts: Sequence[list[int]]) -> None:
+    model: Any = loaded.model
     for part in batches(prompts):
         length = max(map(len, part))
         ids = torch.tensor([[loaded.pad] * (length - len(row)) + row for row in part])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in part])
-        loaded.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS)
+        model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=NEW_TOKENS)
 
 
 def batches(prompts: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:

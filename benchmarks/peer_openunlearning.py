@@ -13,15 +13,16 @@ import math
 import sys
 import tempfile
 import types
+from importlib import import_module
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from pathlib import Path
 from time import process_time
 from typing import Any
 
-from common import BATCH, EPOCHS, material, middle, rounded
-
-import torch  # after common, which sets the number of threads
+import torch
 import transformers
+from common import BATCH, EPOCHS, material, middle, rounded
 
 METRICS = (
     "forget_Q_A_Prob",
@@ -61,12 +62,8 @@ class Framework:
     """OpenUnlearning on one model folder and one folder of TOFU's files."""
 
     def __init__(self, path: Path, model: Path, data: Path, scratch: Path) -> None:
-        import data as framework_data
-        import evals
-        import trainer
-
         self.path, self.model, self.scratch = path, model, scratch
-        self.data, self.evals, self.trainer = framework_data, evals, trainer
+        self.data, self.evals, self.trainer = (import_module(name) for name in ("data", "evals", "trainer"))
         self.read_from(data)
 
     def read_from(self, folder: Path) -> None:
@@ -87,22 +84,18 @@ class Framework:
         self.data.qa.load_hf_dataset = load
 
     def configuration(self, file: str, *overrides: str) -> Any:
-        from hydra import compose, initialize_config_dir
-        from omegaconf import OmegaConf
-
+        hydra, omegaconf = import_module("hydra"), import_module("omegaconf")
         shared = ["model=phi-1_5", "task_name=benchmark", "forget_split=forget01", "holdout_split=holdout01"]
-        with initialize_config_dir(str((self.path / "configs").resolve()), version_base=None):
-            config = compose(file, overrides=[*shared, *overrides])
+        with hydra.initialize_config_dir(str((self.path / "configs").resolve()), version_base=None):
+            config = hydra.compose(file, overrides=[*shared, *overrides])
         config.model.template_args.asst_start_tag = "Answer:"
         config.model.tokenizer_args.pretrained_model_name_or_path = str(self.model)
         config.model.model_args = {"pretrained_model_name_or_path": str(self.model), "torch_dtype": "float32"}
-        OmegaConf.update(config, "paths.output_dir", str(self.scratch / "out"))
+        omegaconf.OmegaConf.update(config, "paths.output_dir", str(self.scratch / "out"))
         return config
 
     def load(self, config: Any) -> tuple[Any, Any]:
-        from model import get_model
-
-        return get_model(config.model)
+        return import_module("model").get_model(config.model)
 
     def step_cpu_ms(self, method: str, steps: int) -> float:
         """Median CPU milliseconds from the end of one step to the end of the next, in its own training loop."""
@@ -142,7 +135,7 @@ class Framework:
         )
         trainer.train()
         ends = ends[WARM_UP - 1 :]
-        return 1000 * middle([after - before for before, after in zip(ends, ends[1:], strict=False)])
+        return 1000 * middle([after - before for before, after in pairwise(ends)])
 
     def evaluation(self) -> tuple[float, dict[str, float]]:
         """CPU seconds of its TOFU evaluation with METRICS, reading the model not included, and its results."""

@@ -9,7 +9,7 @@ Every part is skipped where its folder exists, so an interrupted study goes on w
 
 import argparse
 import json
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,14 +20,14 @@ from expunge.files import atomic_path, write_json, write_text
 from expunge.reporting import markdown_table, write_report
 from expunge.runs import evaluate_model, finetune, make_suite, unlearn
 
-HOLDOUT = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
-
 
 def main() -> None:
     """Run all parts of the study and write table.md, results.json and report.html to --work."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of TOFU's files")
-    parser.add_argument("--work", type=Path, required=True, help="folder for models and results; work/base is the model")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for models and results; work/base is the model"
+    )
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("study.yaml"))
     parser.add_argument("--whole", action="store_true", help="all of TOFU with forget10, full evaluation (a GPU)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -45,7 +45,7 @@ def study(data: Path, work: Path, settings: dict, listener) -> None:
     files = {
         "forget": data / f"{split}.json",
         "retain": subset(data / f"retain{100 - int(split[-2:])}.json", work / "retain.jsonl", settings["retain_limit"]),
-        "holdout": data / f"{HOLDOUT[split]}.json",
+        "holdout": data / f"holdout{split[-2:]}.json",
     }
     shared = {"max_length": settings["max_length"], "listener": listener}
     for name, data_files in (("original", [files["forget"], files["retain"]]), ("retrained", [files["retain"]])):
@@ -62,9 +62,8 @@ def study(data: Path, work: Path, settings: dict, listener) -> None:
             name = f"{method}-{index}" if index else method
             out = work / name
             if not out.exists():
-                unlearn(
-                    work / "original", **files, out=out, method=method, settings=chosen, evaluate_models=False, **shared
-                )
+                told = {"method": method, "settings": chosen, "output": "model", "evaluate_models": False}
+                unlearn(work / "original", **files, out=out, **told, **shared)
             runs[name] = measured(out, name, suite, work, shared) | {
                 "settings": json.loads((out / "run.json").read_text())["configuration"]["method"],
                 "log": [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
@@ -82,9 +81,8 @@ def measured(model: Path, name: str, suite, work: Path, shared: dict) -> dict:
     """The results.json entry of one model, against the retrained control's log where that exists."""
     out = work / f"{name}.json"
     if not out.exists():
-        reference = work / "retrained" if name != "retrained" else None
-        known = work / "retrained.json"
-        evaluate_model(model, suite, out=out, method=name, reference=known if reference else None, report=False, **shared)
+        gold = None if name == "retrained" else work / "retrained.json"
+        evaluate_model(model, suite, out=out, method=name, reference=gold, report=False, **shared)
     run = json.loads(out.read_text())["runs"][-1]
     return run | {"method": name, "model": name if name in ("original", "retrained") else "unlearned"}
 
@@ -95,7 +93,7 @@ def subset(source: Path, out: Path, limit: int | None) -> Path:
         return source
     if not out.exists():
         with source.open() as lines, atomic_path(out) as temporary:
-            temporary.write_text("".join(line for line, _ in zip(chain(lines), range(limit), strict=False)))
+            temporary.write_text("".join(islice(lines, limit)))
     return out
 
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from expunge.cli import convert, evaluate, finetune, methods, patch, unlearn
+from expunge.cli import convert, demo, evaluate, finetune, methods, patch, unlearn
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(demo.demo)
 app.command()(unlearn.unlearn)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)

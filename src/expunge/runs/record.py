@@ -54,25 +54,36 @@ class Clock:
 
 
 def run_record(
-    command: str, configuration: Mapping[str, Any], *, clock: Clock, data: Mapping[str, Path | None], model: Loaded
+    command: str,
+    configuration: Mapping[str, Any],
+    *,
+    clock: Clock,
+    data: Mapping[str, Path | None] | None = None,
+    model: Loaded | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json`: version, commit, configuration, hashes of data and model, timings, peak memory."""
+    files = {name: path for name, path in (data or {}).items() if path is not None}
     return {
         "command": command,
         "version": expunge.__version__,
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "configuration": dict(configuration),
-        "data": {name: {"path": str(path), "sha256": sha256(path)} for name, path in data.items() if path is not None},
-        "model": {
-            "path": str(model.folder),
-            "fingerprint": fingerprint(model.folder) if model.folder.is_dir() else None,
-            "parameters": sum(param.numel() for param in model.model.parameters()),
-            "trainable": sum(param.numel() for param in model.model.parameters() if param.requires_grad),
-        },
+        "data": {name: {"path": str(path), "sha256": sha256(path)} for name, path in files.items()},
+        "model": _described(model) if model else None,
         "seconds": {name: round(value, 3) for name, value in clock.seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "environment": environment(),
+    }
+
+
+def _described(loaded: Loaded) -> dict[str, Any]:
+    params = list(loaded.model.parameters())
+    return {
+        "path": str(loaded.folder),
+        "fingerprint": fingerprint(loaded.folder) if loaded.folder.is_dir() else None,
+        "parameters": sum(param.numel() for param in params),
+        "trainable": sum(param.numel() for param in params if param.requires_grad),
     }
 
 
