@@ -2,7 +2,8 @@
 
 A step draws `batch_size · accumulation` examples of each side, takes the gradients of their mean losses, combines them,
 and steps. Where the combination needs the two gradients apart (norms), each is accumulated over the whole step before
-anything is normalised; where it does not, both sides share one forward and one backward pass.
+anything is normalised; where it does not, both sides share one forward and one backward pass. Started by torchrun or
+`accelerate launch`, each process takes its share of every batch, and all see the same losses and gradients.
 
 Weights, gradients and moments are fp32; `precision="bf16"` computes the forward and backward in bf16 by autocast, so the
 update is always applied to fp32 master weights.
@@ -106,6 +107,8 @@ class _Loop:
         self.accelerator = Accelerator(mixed_precision="bf16" if plan.precision == "bf16" else "no", cpu=on_cpu)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.model = self._distributed() if self.world > 1 else self.bare
+        if plan.batch_size < self.world:
+            raise ConfigurationError(f"batch_size {plan.batch_size} is too small for {self.world} processes.")
         self.names = [name for name, _ in named]
         self.params = [param for _, param in named]
         self.optimizer = optimizers.make(plan.optimizer, self.params, plan.lr, plan.weight_decay)
@@ -182,12 +185,13 @@ class _Loop:
         """Both sides in one forward and one backward pass per micro-batch; gradients add up in place."""
         totals = {name: len(indices) for name, indices in chosen.items()}
         for micro, last in self._micro_batches(chosen):
+            before = dict(entry)
             losses = self._forward(micro, totals, entry, sync=last)
-            forget, retain = losses.get("forget"), losses.get("retain")
-            means = {name: loss.item() * totals[name] / len(micro[name]) for name, loss in losses.items()}
+            shares = {name: entry[f"{name}_loss"] - before.get(f"{name}_loss", 0.0) for name in micro}
+            means = {name: share * totals[name] / len(micro[name]) for name, share in shares.items()}
             a, b = self.plan.combine.coefficients(Measured(means.get("forget", 0.0), means.get("retain", 0.0)))
-            parts = [weight * loss for weight, loss in ((a, forget), (b, retain)) if loss is not None]
-            self._backward(sum(parts), last)
+            weights = {"forget": a, "retain": b}
+            self._backward(sum(weights[name] * loss for name, loss in losses.items()), last)
         entry["gradient_norm"] = global_norm([param.grad for param in self.params if param.grad is not None])
         return True
 
@@ -214,12 +218,9 @@ class _Loop:
         return True
 
     def _micro_batches(self, chosen: dict[str, list[int]]) -> list[tuple[dict[str, list[int]], bool]]:
-        """The step's examples in `accumulation` parts, this process's share of each; the flag marks the last."""
+        """The step's examples in `accumulation` parts; the flag marks the last."""
         size, count = self.plan.batch_size, self.plan.accumulation
-        parts = [
-            {name: indices[k * size : (k + 1) * size][self.rank :: self.world] for name, indices in chosen.items()}
-            for k in range(count)
-        ]
+        parts = [{name: indices[k * size : (k + 1) * size] for name, indices in chosen.items()} for k in range(count)]
         parts = [{name: indices for name, indices in part.items() if indices} for part in parts]
         parts = [part for part in parts if part]
         return [(part, index == len(parts) - 1) for index, part in enumerate(parts)]
@@ -227,17 +228,20 @@ class _Loop:
     def _forward(
         self, micro: dict[str, list[int]], totals: dict[str, int], entry: dict[str, Any], *, sync: bool
     ) -> dict[str, Tensor]:
-        """Each side's share of its mean loss over the step; adds loss and NLL to the step's entry."""
-        rows = {name: self.sides[name].encoded(indices) for name, indices in micro.items()}
+        """This process's share of each side's mean loss over the step; adds everyone's to the step's entry."""
+        mine = {name: indices[self.rank :: self.world] for name, indices in micro.items()}
+        rows = {name: self.sides[name].encoded(indices) for name, indices in mine.items()}
         batch = collate([row for side in rows.values() for row in side], self.pad).to(self.accelerator.device)
         with nullcontext() if sync else self.accelerator.no_sync(self.model), self.accelerator.autocast():
             got = answers(self.model, batch)
-        losses = {}
-        for (name, indices), part in zip(micro.items(), got.split(*map(len, rows.values())), strict=True):
+        losses, measured = {}, {}
+        for (name, indices), part in zip(mine.items(), got.split(*map(len, rows.values())), strict=True):
             loss, nll = self.sides[name].values(part, indices)
-            losses[name] = loss.sum() / totals[name]
-            for key, value in ((f"{name}_loss", losses[name].item()), (f"{name}_nll", nll.sum().item() / totals[name])):
-                entry[key] = entry.get(key, 0.0) + value
+            losses[name] = measured[f"{name}_loss"] = loss.sum() / totals[name]
+            measured[f"{name}_nll"] = nll.sum() / totals[name]
+        values = self.accelerator.reduce(torch.stack([value.detach() for value in measured.values()]), "sum")
+        for key, value in zip(measured, values.tolist(), strict=True):
+            entry[key] = entry.get(key, 0.0) + value
         return losses
 
     def _backward(self, loss: Any, sync: bool) -> None:

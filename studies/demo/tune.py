@@ -1,0 +1,91 @@
+"""Choose the demo's settings: the same number of settings for every method, on seeds that are never reported.
+
+    python studies/demo/tune.py --seeds 100 101 --out tuning.json
+
+A setting's score is how far it is from the goal: the larger of the distance of forget extraction strength to the retrained
+model's and of the share of model utility lost, averaged over the seeds. The lowest wins.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from expunge.cli.console import printer
+from expunge.files import write_json
+from expunge.runs.demo import prepare, unlearned
+from expunge.runs.record import Clock
+
+GRID = {
+    "gradascent": [
+        {"steps": steps, "lr": lr} for steps, lr in ((10, 1e-4), (20, 1e-4), (30, 1e-4), (10, 3e-4), (40, 5e-5))
+    ],
+    "graddiff": [
+        {"steps": 50, "lr": 1e-4, "gamma": 1.0},
+        {"steps": 50, "lr": 1e-4, "gamma": 0.3},
+        {"steps": 50, "lr": 2e-4, "gamma": 0.1},
+        {"steps": 40, "lr": 1e-4, "gamma": 1.0},
+        {"steps": 50, "lr": 5e-5, "gamma": 1.0},
+    ],
+    "npo": [
+        {"steps": 50, "lr": 1e-4, "gamma": 1.0},
+        {"steps": 50, "lr": 1e-4, "gamma": 0.3},
+        {"steps": 50, "lr": 1e-4, "gamma": 0.1},
+        {"steps": 50, "lr": 2e-4, "gamma": 0.1},
+        {"steps": 50, "lr": 5e-5, "gamma": 1.0},
+    ],
+    "ngdiff": [
+        {"steps": 50, "lr": 0.1},
+        {"steps": 50, "lr": 0.07},
+        {"steps": 50, "lr": 0.05},
+        {"steps": 50, "lr": 2e-4, "optimizer": "adamw"},
+        {"steps": 50, "lr": 2e-4, "optimizer": "adamw", "rate": "constant"},
+    ],
+}
+
+
+def main() -> None:
+    """Print one line a setting and seed, then each method's best; write everything to --out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101])
+    parser.add_argument("--methods", nargs="+", default=list(GRID))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for seed in arguments.seeds:
+        with tempfile.TemporaryDirectory() as folder, printer(quiet=True) as listener:
+            place = Path(folder)
+            world = prepare(place, seed, listener, Clock())
+            gold, start = (world.evaluations[role].metrics for role in ("retrained", "original"))
+            print(f"seed {seed} retrained {figures(gold, start, gold)}", flush=True)
+            for name in arguments.methods:
+                for settings in GRID[name]:
+                    found = unlearned(world, name, settings, place, listener, Clock())["metrics"]
+                    rows.append({"seed": seed, "method": name, "settings": settings, **figures(found, start, gold)})
+                    print(rows[-1], flush=True)
+    best = {}
+    for name in arguments.methods:
+        scored = [(mean_score(rows, name, settings), settings) for settings in GRID[name]]
+        best[name] = min(scored, key=lambda pair: pair[0])
+        print(f"{name}: {best[name][1]} at {best[name][0]:.3f}")
+    write_json(arguments.out, {"rows": rows, "best": {name: settings for name, (_, settings) in best.items()}})
+
+
+def figures(found: dict, start: dict, gold: dict) -> dict:
+    """Extraction strengths, the share of utility kept, and the score of one model."""
+    strength, kept = found["forget.extraction_strength"], found["model_utility"] / start["model_utility"]
+    score = max(abs(strength - gold["forget.extraction_strength"]), 1 - kept)
+    values = {"forget_es": strength, "retain_es": found["retain.extraction_strength"], "kept": kept, "score": score}
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def mean_score(rows: list[dict], name: str, settings: dict) -> float:
+    scores = [row["score"] for row in rows if row["method"] == name and row["settings"] == settings]
+    return sum(scores) / len(scores)
+
+
+if __name__ == "__main__":
+    main()
