@@ -2,7 +2,8 @@
 
 `over_bare` compares all metrics of the suite with the least any of it could cost: one plain forward pass over the same
 sequences and one plain `generate` of transformers from the same prompts. `scoring_over_bare` is the teacher-forced pass
-alone against the forward pass alone. The model first learns some of the rows, so that its answers have the length of real ones.
+alone against the forward pass alone. The model first learns most of the rows, so that its answers are as long as real
+ones.
 
 With --peer, OpenUnlearning computes seven of the metrics (its own code and configuration) on the same model and rows,
 and the values of both are printed. Prints one JSON line.
@@ -56,14 +57,11 @@ def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str,
     found: dict[str, Any] = {}
     forward(loaded, sequences[:BATCH])  # the first pass pays for what is set up once
     for _ in range(arguments.turns):
-        clock: dict[str, float] = {}
-        start = process_time()
-        results.append(
-            evaluate(loaded, suite, batch_size=BATCH, progress=lambda stage, *_: clock.update({stage: process_time()}))
-        )
+        evaluation, total, scoring = timed(loaded, suite)
+        results.append(evaluation)
         turn = {
-            "evaluation": process_time() - start,
-            "scoring": clock["score"] - start,
+            "evaluation": total,
+            "scoring": scoring,
             "bare_forward": cpu_ms(lambda: forward(loaded, sequences)) / 1000,
             "bare_generation": cpu_ms(lambda: generate(loaded, prompts)) / 1000,
         }
@@ -101,6 +99,16 @@ def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str,
             "largest_difference": max(abs(theirs[name] - metrics[ours]) for name, ours in SAME.items()),
         }
     return result
+
+
+def timed(loaded: Loaded, suite: Suite) -> tuple[Evaluation, float, float]:
+    """An evaluation, the CPU seconds it took, and those until its teacher-forced pass was done."""
+    ends: dict[str, float] = {}
+    start = process_time()
+    evaluation = evaluate(
+        loaded, suite, batch_size=BATCH, progress=lambda stage, *_: ends.update({stage: process_time()})
+    )
+    return evaluation, process_time() - start, ends["score"] - start
 
 
 def inputs(suite: Suite, encoder: Encoder) -> tuple[list[Encoded], list[list[int]]]:

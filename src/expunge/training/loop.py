@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from expunge.data import collate
 from expunge.errors import ConfigurationError, DivergedError
+from expunge.gradients import global_norm
 from expunge.models import Loaded, answers
 from expunge.training import checkpoint, optimizers
 from expunge.training.combine import Combination, Measured
@@ -359,9 +360,3 @@ class _Loop:
         self.first_step, self.eta = state.step, state.eta
         self.history.log = list(state.log)
         torch.set_rng_state(state.rng)
-
-
-def global_norm(tensors: Sequence[Tensor]) -> float:
-    """L2 norm over all entries of all tensors, in fp32 or better."""
-    norms = torch._foreach_norm([tensor.float() for tensor in tensors])
-    return torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms])).item()
