@@ -9,6 +9,7 @@ Every part is skipped where its folder exists, so an interrupted study goes on w
 
 import argparse
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 from expunge.cli.console import printer
+from expunge.evaluation.suites.suite import Suite, subsample
 from expunge.files import atomic_path, write_json, write_text
 from expunge.reporting import markdown_table, write_report
 from expunge.runs import evaluate_model, finetune, make_suite, unlearn
@@ -51,9 +53,8 @@ def study(data: Path, work: Path, settings: dict, listener) -> None:
     for name, data_files in (("original", [files["forget"], files["retain"]]), ("retrained", [files["retain"]])):
         if not (work / name).exists():
             finetune(work / "base", data_files, out=work / name, settings=settings["finetuning"], **shared)
-    suite = make_suite(
-        "tofu", data=data, split=split, limit=settings["evaluate_limit"], max_new_tokens=settings["max_new_tokens"]
-    )
+    suite = make_suite("tofu", data=data, split=split, max_new_tokens=settings["max_new_tokens"])
+    suite = thinned(suite, settings["evaluate_limit"])
     runs = {}
     for name in ("retrained", "original"):
         runs[name] = measured(work / name, name, suite, work, shared)
@@ -77,7 +78,7 @@ def study(data: Path, work: Path, settings: dict, listener) -> None:
     print(markdown_table(results))
 
 
-def measured(model: Path, name: str, suite, work: Path, shared: dict) -> dict:
+def measured(model: Path, name: str, suite: Suite, work: Path, shared: dict) -> dict:
     """The results.json entry of one model, against the retrained control's log where that exists."""
     out = work / f"{name}.json"
     if not out.exists():
@@ -85,6 +86,13 @@ def measured(model: Path, name: str, suite, work: Path, shared: dict) -> dict:
         evaluate_model(model, suite, out=out, method=name, reference=gold, report=False, **shared)
     run = json.loads(out.read_text())["runs"][-1]
     return run | {"method": name, "model": name if name in ("original", "retrained") else "unlearned"}
+
+
+def thinned(suite: Suite, limit: int | None) -> Suite:
+    """The suite with at most `limit` examples of each set but forget and holdout, which carry the claims."""
+    whole = ("forget", "holdout")
+    sets = {name: rows if name in whole else subsample(rows, limit) for name, rows in suite.sets.items()}
+    return replace(suite, sets=sets)
 
 
 def subset(source: Path, out: Path, limit: int | None) -> Path:

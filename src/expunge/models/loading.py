@@ -15,6 +15,7 @@ from expunge.errors import ModelError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ADAPTER_CONFIG = "adapter_config.json"
+transformers_logging.disable_progress_bar()  # expunge shows its own progress
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ def load(
     holds pickled weights only.
     """
     folder = resolve(folder)
-    transformers_logging.disable_progress_bar()
     if is_adapter_folder(folder):
         model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
     else:
