@@ -78,7 +78,9 @@ def peer(python: str, path: Path, *arguments: str) -> dict[str, Any]:
     """Measure OpenUnlearning, checked out at `path`, in a process of its own."""
     script = Path(__file__).with_name("peer_openunlearning.py")
     command = [python, str(script), "--peer", str(path), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"OpenUnlearning could not be measured (see above): {script.name} ended with {done.returncode}.")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -8,6 +8,7 @@ lm-eval, which the framework imports but does not use here, may be absent. Print
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import math
 import sys
@@ -38,6 +39,7 @@ WARM_UP = 2  # steps not counted
 
 def main() -> None:
     arguments = read_arguments()
+    prepare_imports(arguments.peer)
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
         folder = Path(scratch)
         if arguments.model:
@@ -46,7 +48,6 @@ def main() -> None:
             model, data = material(
                 folder / "material", arguments.data, epochs=EPOCHS if "evaluate" in arguments.do else 0
             )
-        prepare_imports(arguments.peer)
         framework = Framework(arguments.peer, model, data, folder)
         result: dict[str, Any] = {"transformers": transformers.__version__, "torch": torch.__version__}
         if "step" in arguments.do:
@@ -162,6 +163,9 @@ def prepare_imports(peer: Path) -> None:
     """Put the framework on the path, and empty modules where it imports packages that are not needed here."""
     if not (peer / "src" / "trainer").is_dir():
         sys.exit(f"{peer} is no checkout of OpenUnlearning: it has no src/trainer. Give its root folder to --peer.")
+    absent = [name for name in ("datasets", "hydra", "omegaconf", "sklearn") if importlib.util.find_spec(name) is None]
+    if absent:
+        sys.exit(f"{sys.executable} lacks {', '.join(absent)}, which OpenUnlearning needs. Run it with another Python.")
     sys.path.insert(0, str(peer / "src"))
     needed = {"deepspeed": [], "lm_eval": ["simple_evaluate"], "lm_eval.models": [], "lm_eval.models.hf_vlms": ["HFLM"]}
     for name, members in {**needed, "lm_eval.tasks": ["TaskManager"]}.items():
