@@ -63,7 +63,7 @@ def main() -> None:
             print(f"seed {seed} retrained {figures(gold, start, gold)}", flush=True)
             for name in arguments.methods:
                 for settings in GRID[name]:
-                    found = unlearned(world, name, settings, place, listener, Clock())["metrics"]
+                    found = unlearned(world, name, settings, listener, Clock())[1]["metrics"]
                     rows.append({"seed": seed, "method": name, "settings": settings, **figures(found, start, gold)})
                     print(rows[-1], flush=True)
     best = {}

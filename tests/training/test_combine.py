@@ -9,13 +9,12 @@ from expunge.training.combine import Measured
 
 
 def test_fixed_weights() -> None:
-    seen = Measured(-3.0, 0.5)
-    assert WeightedSum(gamma=0.125).coefficients(seen) == (0.125, 1.0)
-    assert Scalarisation(c=0.9).coefficients(seen) == pytest.approx((0.1, 0.9))
+    assert WeightedSum(gamma=0.125).coefficients(None) == (0.125, 1.0)
+    assert Scalarisation(c=0.9).coefficients(None) == pytest.approx((0.1, 0.9))
 
 
 def test_loss_normalised_divides_by_the_size_of_each_loss() -> None:
-    assert LossNormalised().coefficients(Measured(-4.0, 0.5)) == (0.25, 2.0)
+    assert LossNormalised().coefficients(Measured(-4.0, 0.5, 1.0, 1.0)) == (0.25, 2.0)
 
 
 def test_normalized_difference_gives_both_sides_length_one() -> None:

@@ -96,8 +96,8 @@ class Descent:
 
     def __post_init__(self) -> None:
         config.check(self)
-        if self.retain is None and (self.combine.needs_norms or isinstance(self.rate, GeN)):
-            part = type(self.combine if self.combine.needs_norms else self.rate).__name__
+        if self.retain is None and (isinstance(self.rate, GeN) or not self.combine.fixed):
+            part = type(self.rate if self.combine.fixed else self.combine).__name__
             raise ConfigurationError(f"{part} needs a retain loss; {type(self).__name__} has none.")
 
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:

@@ -86,7 +86,10 @@ def demo(
             place = folder if len(seeds) == 1 else folder / f"seed{seed}"
             world = prepare(place, seed, listener, clock)
             runs += [result(role, role, found) | {"seed": seed} for role, found in world.evaluations.items()]
-            runs += [unlearned(world, name, settings, place, listener, clock) for name, settings in chosen.items()]
+            for name, settings in chosen.items():
+                loaded, run = unlearned(world, name, settings, listener, clock)
+                runs.append(run)
+                _keep_patch(loaded, name, run["settings"], place)
         results = results_of("Forgetting fictional people", "demo", runs)
         write_json(folder / "results.json", results)
         write_report(results, folder / "report.html")
@@ -132,9 +135,9 @@ def prepare(folder: Path, seed: int, listener: Listener, clock: Clock) -> World:
 
 
 def unlearned(
-    world: World, name: str, settings: Mapping[str, Any], folder: Path, listener: Listener, clock: Clock
-) -> dict[str, Any]:
-    """Unlearn with one method from the original model; writes its patch and returns its entry of results.json."""
+    world: World, name: str, settings: Mapping[str, Any], listener: Listener, clock: Clock
+) -> tuple[Loaded, dict[str, Any]]:
+    """Unlearn with one method from the original model; returns the model and its entry of results.json."""
     chosen = method(name, {"seed": world.seed, **settings})
     loaded = Loaded(copy.deepcopy(world.original.model), world.original.tokenizer, world.original.folder)
     listener.stage(f"seed {world.seed}: unlearning with {name}")
@@ -143,12 +146,16 @@ def unlearned(
     seconds = clock.lap("unlearn")
     evaluation = evaluate(loaded, world.suite, reference=world.evaluations["retrained"], progress=listener.batch)
     clock.lap("evaluate")
+    settings = config.to_dict(chosen)
+    return loaded, result(name, "unlearned", evaluation, history=history, settings=settings, seconds=seconds)
+
+
+def _keep_patch(loaded: Loaded, name: str, settings: Mapping[str, Any], folder: Path) -> None:
+    """Write the patch from the original to the unlearned model; the two make the model again."""
     model = folder / f".{name}"
     save_model(loaded, model)
-    settings = config.to_dict(chosen)
     patch.create(loaded.folder, model, folder / "patches" / f"{name}.safetensors", method=name, settings=settings)
     shutil.rmtree(model)
-    return result(name, "unlearned", evaluation, history=history, settings=settings, seconds=seconds)
 
 
 def _base(folder: Path, data: FictionalPeople, seed: int) -> Loaded:

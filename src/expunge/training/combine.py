@@ -1,7 +1,8 @@
 """How the forget and the retain objective become one descent direction.
 
-Every combination here is a·∇F + b·∇R with two numbers that depend on the losses or on the gradients' norms. F is the
-forget loss to be minimised (for gradient ascent F = −L_F), R the retain loss.
+Every combination here is a·∇F + b·∇R. F is the forget loss to be minimised (for gradient ascent F = −L_F), R the retain
+loss. The two numbers are `fixed`, or they depend on the step's losses or gradient norms; then the loop keeps both gradients
+apart until it has measured them.
 """
 
 import math
@@ -17,12 +18,12 @@ Weight = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a combination may look at: mean losses of the step, and, where it asks for them, the gradients' norms."""
+    """What a combination that is not `fixed` may look at: the step's mean losses and its gradients' norms."""
 
     forget_loss: float
     retain_loss: float
-    forget_norm: float = math.nan
-    retain_norm: float = math.nan
+    forget_norm: float
+    retain_norm: float
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class WeightedSum:
 
     gamma: Weight = 1.0
     alpha: Weight = 1.0
-    needs_norms: ClassVar[bool] = False
+    fixed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         config.check(self)
 
-    def coefficients(self, seen: Measured) -> tuple[float, float]:
+    def coefficients(self, seen: Measured | None) -> tuple[float, float]:
         return self.gamma, self.alpha
 
 
@@ -45,12 +46,12 @@ class Scalarisation:
     """(1 − c)F + cR: the static scalarisation NGDiff is compared with (arXiv 2410.22086), c in {.9, .5, .1}."""
 
     c: Annotated[float, Field(ge=0, le=1)] = 0.5
-    needs_norms: ClassVar[bool] = False
+    fixed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         config.check(self)
 
-    def coefficients(self, seen: Measured) -> tuple[float, float]:
+    def coefficients(self, seen: Measured | None) -> tuple[float, float]:
         return 1 - self.c, self.c
 
 
@@ -58,9 +59,10 @@ class Scalarisation:
 class LossNormalised:
     """F/|F| + R/|R|, the values held fixed: each side weighs by its relative change (a baseline of arXiv 2410.22086)."""
 
-    needs_norms: ClassVar[bool] = False
+    fixed: ClassVar[bool] = False
 
-    def coefficients(self, seen: Measured) -> tuple[float, float]:
+    def coefficients(self, seen: Measured | None) -> tuple[float, float]:
+        assert seen is not None
         return _inverse(abs(seen.forget_loss)), _inverse(abs(seen.retain_loss))
 
 
@@ -73,9 +75,10 @@ class NormalizedDifference:
     finite gives no direction: the step is skipped.
     """
 
-    needs_norms: ClassVar[bool] = True
+    fixed: ClassVar[bool] = False
 
-    def coefficients(self, seen: Measured) -> tuple[float, float]:
+    def coefficients(self, seen: Measured | None) -> tuple[float, float]:
+        assert seen is not None
         return _inverse(seen.forget_norm), _inverse(seen.retain_norm)
 
 

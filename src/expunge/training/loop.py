@@ -1,8 +1,9 @@
 """The step loop every descent runs: one plain loop on accelerate.
 
 A step draws `batch_size · accumulation` examples of each side, takes the gradients of their mean losses, combines them,
-and steps. Where the combination needs the two gradients apart (norms), each is accumulated over the whole step before
-anything is normalised; where it does not, both sides share one forward and one backward pass. Started by torchrun or
+and steps. Its examples go through the model `batch_size` at a time, those of like length together; gradients add up. Where
+the combination needs the two gradients apart, each is accumulated over the whole step before anything is normalised; where
+its weights are fixed, both sides share the passes and one gradient buffer. Started by torchrun or
 `accelerate launch`, each process takes its share of every batch, and all see the same losses and gradients.
 
 Weights, gradients and moments are fp32; `precision="bf16"` computes the forward and backward in bf16 by autocast, so the
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ class _Loop:
     ) -> None:
         self.plan, self.folder, self.pad = plan, folder, loaded.pad
         self.sides = {name: side for name, side in (("forget", forget), ("retain", retain)) if side is not None}
-        if plan.combine.needs_norms and len(self.sides) < 2:
+        if not plan.combine.fixed and len(self.sides) < 2:
             raise ConfigurationError(f"{type(plan.combine).__name__} needs a forget and a retain set; give both.")
         AcceleratorState._reset_state(reset_partial_state=False)
         self.bare = loaded.model
@@ -164,7 +166,7 @@ class _Loop:
             name: stream.batch(step, plan.batch_size * plan.accumulation) for name, stream in self.streams.items()
         }
         entry: dict[str, Any] = {"step": step}
-        usable = (self._separate if plan.combine.needs_norms else self._fused)(chosen, entry)
+        usable = (self._fused if plan.combine.fixed else self._separate)(chosen, entry)
         self._check_finite(entry, step)
         self.history.stopped = self._stop_reason(entry)
         if self.history.stopped or not usable:
@@ -183,15 +185,11 @@ class _Loop:
         return entry
 
     def _fused(self, chosen: dict[str, list[int]], entry: dict[str, Any]) -> bool:
-        """Both sides in one forward and one backward pass per micro-batch; gradients add up in place."""
+        """Both sides in the same forward and backward passes; weighted gradients add up in place."""
+        weights = dict(zip(("forget", "retain"), self.plan.combine.coefficients(None), strict=True))
         totals = {name: len(indices) for name, indices in chosen.items()}
-        for micro, last in self._micro_batches(chosen):
-            before = dict(entry)
-            losses = self._forward(micro, totals, entry, sync=last)
-            shares = {name: entry[f"{name}_loss"] - before.get(f"{name}_loss", 0.0) for name in micro}
-            means = {name: share * totals[name] / len(micro[name]) for name, share in shares.items()}
-            a, b = self.plan.combine.coefficients(Measured(means.get("forget", 0.0), means.get("retain", 0.0)))
-            weights = {"forget": a, "retain": b}
+        for part, last in self._passes(chosen):
+            losses = self._forward(part, totals, entry, sync=last)
             self._backward(sum(weights[name] * loss for name, loss in losses.items()), last)
         entry["gradient_norm"] = global_norm([param.grad for param in self.params if param.grad is not None])
         return True
@@ -200,8 +198,8 @@ class _Loop:
         """Each side's gradient accumulated whole, then combined; one extra gradient buffer."""
         gradients, norms = {}, {}
         for name, indices in chosen.items():
-            for micro, last in self._micro_batches({name: indices}):
-                losses = self._forward(micro, {name: len(indices)}, entry, sync=last)
+            for part, last in self._passes({name: indices}):
+                losses = self._forward(part, {name: len(indices)}, entry, sync=last)
                 self._backward(losses[name], last)
             gradients[name] = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
             norms[name] = entry[f"{name}_norm"] = global_norm(gradients[name])
@@ -218,29 +216,40 @@ class _Loop:
             param.grad = gradient
         return True
 
-    def _micro_batches(self, chosen: dict[str, list[int]]) -> list[tuple[dict[str, list[int]], bool]]:
-        """The step's examples in `accumulation` parts; the flag marks the last."""
-        size, count = self.plan.batch_size, self.plan.accumulation
-        parts = [{name: indices[k * size : (k + 1) * size] for name, indices in chosen.items()} for k in range(count)]
-        parts = [{name: indices for name, indices in part.items() if indices} for part in parts]
-        parts = [part for part in parts if part]
-        return [(part, index == len(parts) - 1) for index, part in enumerate(parts)]
+    def _passes(self, chosen: dict[str, list[int]]) -> list[tuple[dict[str, list[int]], bool]]:
+        """This process's share of the step's examples, `batch_size` at a time, the longest first; a flag marks the last.
+
+        Examples of like length stand together, so that little is padded; the sides mix where both are chosen. Every
+        process makes as many passes.
+        """
+        mine = [(name, index) for name, indices in chosen.items() for index in indices[self.rank :: self.world]]
+        mine.sort(key=lambda pair: -self.sides[pair[0]].length(pair[1]))
+        most = sum(math.ceil(len(indices) / self.world) for indices in chosen.values())
+        count = math.ceil(most / self.plan.batch_size)
+        edges = [len(mine) * k // count for k in range(count + 1)]
+        parts = [mine[start:stop] for start, stop in pairwise(edges)]
+        grouped = [{name: [index for side, index in part if side == name] for name in chosen} for part in parts]
+        return [
+            ({name: indices for name, indices in part.items() if indices}, k == count - 1)
+            for k, part in enumerate(grouped)
+        ]
 
     def _forward(
-        self, micro: dict[str, list[int]], totals: dict[str, int], entry: dict[str, Any], *, sync: bool
+        self, part: dict[str, list[int]], totals: dict[str, int], entry: dict[str, Any], *, sync: bool
     ) -> dict[str, Tensor]:
         """This process's share of each side's mean loss over the step; adds everyone's to the step's entry."""
-        mine = {name: indices[self.rank :: self.world] for name, indices in micro.items()}
-        rows = {name: self.sides[name].encoded(indices) for name, indices in mine.items()}
+        rows = {name: self.sides[name].encoded(indices) for name, indices in part.items()}
         batch = collate([row for side in rows.values() for row in side], self.pad).to(self.accelerator.device)
         with nullcontext() if sync else self.accelerator.no_sync(self.model), self.accelerator.autocast():
             got = answers(self.model, batch)
-        losses, measured = {}, {}
-        for (name, indices), part in zip(mine.items(), got.split(*map(len, rows.values())), strict=True):
-            loss, nll = self.sides[name].values(part, indices)
-            losses[name] = measured[f"{name}_loss"] = loss.sum() / totals[name]
-            measured[f"{name}_nll"] = nll.sum() / totals[name]
-        values = self.accelerator.reduce(torch.stack([value.detach() for value in measured.values()]), "sum")
+        zero = torch.zeros((), device=got.logits.device)
+        losses: dict[str, Tensor] = {}
+        measured = {f"{name}_{kind}": zero for name in totals for kind in ("loss", "nll")}
+        for (name, indices), its in zip(part.items(), got.split(*map(len, rows.values())), strict=True):
+            loss, nll = self.sides[name].values(its, indices)
+            losses[name] = loss.sum() / totals[name]
+            measured[f"{name}_loss"], measured[f"{name}_nll"] = losses[name].detach(), nll.sum() / totals[name]
+        values = self.accelerator.reduce(torch.stack(list(measured.values())), "sum")
         for key, value in zip(measured, values.tolist(), strict=True):
             entry[key] = entry.get(key, 0.0) + value
         return losses

@@ -51,6 +51,10 @@ class Side:
         ]
         return cls(loss, items, favoured)
 
+    def length(self, index: int) -> int:
+        """Tokens of the longest version of an example."""
+        return max(map(len, self.items[index]))
+
     def encoded(self, indices: Sequence[int]) -> list[Encoded]:
         """All versions of the chosen examples, version by version, as one list of rows."""
         return [self.items[index][version] for version in range(len(self.loss.reads)) for index in indices]
