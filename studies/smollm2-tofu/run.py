@@ -54,7 +54,7 @@ def study(data: Path, work: Path, settings: dict, listener) -> None:
         if not (work / name).exists():
             finetune(work / "base", data_files, out=work / name, settings=settings["finetuning"], **shared)
     suite = make_suite("tofu", data=data, split=split, max_new_tokens=settings["max_new_tokens"])
-    suite = thinned(suite, settings["evaluate_limit"])
+    suite = thinned(suite, settings["retain_limit"], settings["evaluate_limit"])
     runs = {}
     for name in ("retrained", "original"):
         runs[name] = measured(work / name, name, suite, work, shared)
@@ -88,11 +88,11 @@ def measured(model: Path, name: str, suite: Suite, work: Path, shared: dict) -> 
     return run | {"method": name, "model": name if name in ("original", "retrained") else "unlearned"}
 
 
-def thinned(suite: Suite, limit: int | None) -> Suite:
-    """The suite with at most `limit` examples of each set but forget and holdout, which carry the claims."""
+def thinned(suite: Suite, learned: int | None, limit: int | None) -> Suite:
+    """The suite with at most `limit` examples of each set but forget and holdout; of retain only those `learned`."""
     whole = ("forget", "holdout")
-    sets = {name: rows if name in whole else subsample(rows, limit) for name, rows in suite.sets.items()}
-    return replace(suite, sets=sets)
+    sets = {name: rows[:learned] if name == "retain" else rows for name, rows in suite.sets.items()}
+    return replace(suite, sets={name: rows if name in whole else subsample(rows, limit) for name, rows in sets.items()})
 
 
 def subset(source: Path, out: Path, limit: int | None) -> Path:
