@@ -1,10 +1,10 @@
 """The step loop every descent runs: one plain loop on accelerate.
 
 A step draws `batch_size · accumulation` examples of each side, takes the gradients of their mean losses, combines them,
-and steps. Its examples go through the model `batch_size` at a time, those of like length together; gradients add up. Where
-the combination needs the two gradients apart, each is accumulated over the whole step before anything is normalised; where
-its weights are fixed, both sides share the passes and one gradient buffer. Started by torchrun or
-`accelerate launch`, each process takes its share of every batch, and all see the same losses and gradients.
+and steps. Its examples go through the model in passes of like length, `batch_size` at most; gradients add up. Where the
+combination needs the two gradients apart, each is accumulated over the whole step before anything is normalised; where its
+weights are fixed, both sides share the passes and one gradient buffer. Started by torchrun or `accelerate launch`, each
+process takes its share of every batch, and all see the same losses and gradients.
 
 Weights, gradients and moments are fp32; `precision="bf16"` computes the forward and backward in bf16 by autocast, so the
 update is always applied to fp32 master weights.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,11 @@ from expunge.training.sampling import Stream
 from expunge.training.sides import ReferenceCache, Side
 
 Progress = Callable[[dict[str, Any], int], None]
-LOSSES = ("forget_loss", "retain_loss", "forget_nll", "retain_nll")
+KINDS = ("loss", "nll")
+LOSSES = tuple(f"{side}_{kind}" for side in ("forget", "retain") for kind in KINDS)
+CPU_TOKENS = (
+    512  # padded tokens a pass on a CPU: more only pads more (measured at 5 M parameters; larger ones need fewer)
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class _Loop:
             name: Stream(len(side.items), 2 * plan.seed + (name == "retain"), side.favoured)
             for name, side in self.sides.items()
         }
+        self.repeatable = plan.precision == "fp32" and not has_dropout(self.bare)
         self.eta, self.first_step, self.history = plan.lr, 0, History()
 
     def _distributed(self) -> nn.Module:
@@ -176,101 +181,104 @@ class _Loop:
         if plan.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.params, plan.max_grad_norm)
         if isinstance(plan.rate, GeN) and step % plan.rate.every == 0:
-            entry["probe"] = self._probe(step, chosen["retain"])
+            entry["probe"] = self._probe(step, chosen["retain"], entry["retain_loss"])
         entry["lr"] = self.eta * plan.rate.at(step, plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = entry["lr"]
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(
+            set_to_none=False
+        )  # fresh memory every step would cost more than filling the old with 0
         return entry
 
     def _fused(self, chosen: dict[str, list[int]], entry: dict[str, Any]) -> bool:
         """Both sides in the same forward and backward passes; weighted gradients add up in place."""
         weights = dict(zip(("forget", "retain"), self.plan.combine.coefficients(None), strict=True))
-        totals = {name: len(indices) for name, indices in chosen.items()}
-        for part, last in self._passes(chosen):
-            losses = self._forward(part, totals, entry, sync=last)
-            self._backward(sum(weights[name] * loss for name, loss in losses.items()), last)
+        self._accumulate(chosen, weights, entry)
         entry["gradient_norm"] = global_norm([param.grad for param in self.params if param.grad is not None])
         return True
 
     def _separate(self, chosen: dict[str, list[int]], entry: dict[str, Any]) -> bool:
         """Each side's gradient accumulated whole, then combined; one extra gradient buffer."""
-        gradients, norms = {}, {}
+        gradients = {}
         for name, indices in chosen.items():
-            for part, last in self._passes({name: indices}):
-                losses = self._forward(part, {name: len(indices)}, entry, sync=last)
-                self._backward(losses[name], last)
+            self._accumulate({name: indices}, {name: 1.0}, entry)
             gradients[name] = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
-            norms[name] = entry[f"{name}_norm"] = global_norm(gradients[name])
-            for param in self.params:
-                param.grad = None
-        a, b = self.plan.combine.coefficients(
-            Measured(entry["forget_loss"], entry["retain_loss"], norms["forget"], norms["retain"])
-        )
+            entry[f"{name}_norm"] = global_norm(gradients[name])
+            self._lay_out([None] * len(self.params))
+        seen = Measured(*(entry[key] for key in ("forget_loss", "retain_loss", "forget_norm", "retain_norm")))
+        a, b = self.plan.combine.coefficients(seen)
         if not (math.isfinite(a) and math.isfinite(b)):
             return False
         torch._foreach_mul_(gradients["retain"], b)
         torch._foreach_add_(gradients["retain"], gradients["forget"], alpha=a)
-        for param, gradient in zip(self.params, gradients["retain"], strict=True):
-            param.grad = gradient
+        self._lay_out(gradients["retain"])
         return True
 
-    def _passes(self, chosen: dict[str, list[int]]) -> list[tuple[dict[str, list[int]], bool]]:
-        """This process's share of the step's examples, `batch_size` at a time, the longest first; a flag marks the last.
+    def _lay_out(self, gradients: Sequence[Tensor | None]) -> None:
+        """Let the parameters' gradients be these tensors."""
+        for param, gradient in zip(self.params, gradients, strict=True):
+            param.grad = gradient
 
-        Examples of like length stand together, so that little is padded; the sides mix where both are chosen. Every
-        process makes as many passes.
+    def _accumulate(self, chosen: dict[str, list[int]], weights: dict[str, float], entry: dict[str, Any]) -> None:
+        """Add the gradient of the weighted mean losses to the parameters', and the losses to the step's entry."""
+        totals = {name: len(indices) for name, indices in chosen.items()}
+        seen = {f"{name}_{kind}": torch.zeros((), device=self.accelerator.device) for name in totals for kind in KINDS}
+        passes = self._passes(chosen)
+        for number, part in enumerate(passes, start=1):
+            with nullcontext() if number == len(passes) else self.accelerator.no_sync(self.model):
+                losses = self._forward(part, totals, seen)
+                # Across processes the mean of the gradients is taken, hence the factor.
+                self.accelerator.backward(self.world * sum(weights[name] * loss for name, loss in losses.items()))
+        values = self.accelerator.reduce(torch.stack(list(seen.values())), "sum")
+        entry.update(zip(seen, values.tolist(), strict=True))
+
+    def _passes(self, chosen: dict[str, list[int]]) -> list[dict[str, list[int]]]:
+        """This process's share of the step's examples in passes, the longest first.
+
+        Examples of like length stand together, so that little is padded; the sides mix where both are chosen. A pass
+        holds at most `batch_size` examples, and on a CPU no more tokens than make it efficient.
         """
         mine = [(name, index) for name, indices in chosen.items() for index in indices[self.rank :: self.world]]
-        mine.sort(key=lambda pair: -self.sides[pair[0]].length(pair[1]))
-        most = sum(math.ceil(len(indices) / self.world) for indices in chosen.values())
-        count = math.ceil(most / self.plan.batch_size)
-        edges = [len(mine) * k // count for k in range(count + 1)]
-        parts = [mine[start:stop] for start, stop in pairwise(edges)]
-        grouped = [{name: [index for side, index in part if side == name] for name in chosen} for part in parts]
-        return [
-            ({name: indices for name, indices in part.items() if indices}, k == count - 1)
-            for k, part in enumerate(grouped)
-        ]
+        lengths = {pair: self.sides[pair[0]].length(pair[1]) for pair in mine}
+        room = CPU_TOKENS if self.accelerator.device.type == "cpu" else math.inf
+        passes: list[list[tuple[str, int]]] = []
+        for pair in sorted(mine, key=lambda pair: -lengths[pair]):
+            last = passes[-1] if passes else None
+            if last is None or len(last) == self.plan.batch_size or (len(last) + 1) * lengths[last[0]] > room:
+                passes.append([pair])
+            else:
+                last.append(pair)
+        return [{name: [index for side, index in part if side == name] for name in dict(part)} for part in passes]
 
     def _forward(
-        self, part: dict[str, list[int]], totals: dict[str, int], entry: dict[str, Any], *, sync: bool
+        self, part: dict[str, list[int]], totals: dict[str, int], seen: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """This process's share of each side's mean loss over the step; adds everyone's to the step's entry."""
+        """This pass's share of each side's mean loss over the step; also added, with the NLL, to `seen`."""
         rows = {name: self.sides[name].encoded(indices) for name, indices in part.items()}
         batch = collate([row for side in rows.values() for row in side], self.pad).to(self.accelerator.device)
-        with nullcontext() if sync else self.accelerator.no_sync(self.model), self.accelerator.autocast():
+        with self.accelerator.autocast():
             got = answers(self.model, batch)
-        zero = torch.zeros((), device=got.logits.device)
         losses: dict[str, Tensor] = {}
-        measured = {f"{name}_{kind}": zero for name in totals for kind in ("loss", "nll")}
         for (name, indices), its in zip(part.items(), got.split(*map(len, rows.values())), strict=True):
             loss, nll = self.sides[name].values(its, indices)
             losses[name] = loss.sum() / totals[name]
-            measured[f"{name}_loss"], measured[f"{name}_nll"] = losses[name].detach(), nll.sum() / totals[name]
-        values = self.accelerator.reduce(torch.stack(list(measured.values())), "sum")
-        for key, value in zip(measured, values.tolist(), strict=True):
-            entry[key] = entry.get(key, 0.0) + value
+            seen[f"{name}_loss"] += losses[name].detach()
+            seen[f"{name}_nll"] += nll.sum() / totals[name]
         return losses
-
-    def _backward(self, loss: Any, sync: bool) -> None:
-        """Accumulate gradients; across processes their mean is taken, hence the factor."""
-        with nullcontext() if sync else self.accelerator.no_sync(self.model):
-            self.accelerator.backward(loss * self.world)
 
     # The automatic learning rate
 
     @torch.no_grad()
-    def _probe(self, step: int, batch: Sequence[int]) -> dict[str, Any]:
-        """Measure the retain loss along the step's direction and update η; the weights come back bit for bit."""
+    def _probe(self, step: int, batch: Sequence[int], loss: float) -> dict[str, Any]:
+        """Measure the retain loss along the step's direction and update η; the weights come back bit for bit.
+
+        `loss`: the mean over the step's `batch`, which need not be computed again at θ itself where nothing was random.
+        """
         rate = self.plan.rate
         assert isinstance(rate, GeN)
-        indices = list(batch)
-        if len(indices) < rate.probe_size:
-            seen = set(indices)
-            more = self.streams["retain"].batch(step + 1, rate.probe_size)
-            indices += [index for index in more if index not in seen][: rate.probe_size - len(indices)]
+        others = (index for index in self.streams["retain"].batch(step + 1, rate.probe_size) if index not in set(batch))
+        more = list(islice(others, max(0, rate.probe_size - len(batch))))
         toward = optimizers.direction(self.optimizer)
         kept = [param.detach().clone() for param in self.params]
         losses = []
@@ -278,7 +286,9 @@ class _Loop:
         for offset in rate.offsets:
             for param, origin, d in zip(self.params, kept, toward, strict=True):
                 torch.add(origin, d, alpha=offset * self.eta, out=param.data)
-            losses.append(self._mean_loss("retain", indices))
+            known = offset == 0 and self.repeatable
+            total = self._loss_sum("retain", more if known else [*batch, *more]) + known * loss * len(batch)
+            losses.append(total / (len(batch) + len(more)))
         for param, origin in zip(self.params, kept, strict=True):
             param.data.copy_(origin)
         self.model.train()
@@ -286,14 +296,13 @@ class _Loop:
         self.eta = rate.update(self.eta, fit)
         return {"losses": losses, "eta": self.eta, **vars(fit)}
 
-    def _mean_loss(self, name: str, indices: Sequence[int]) -> float:
-        """The mean loss of one side in fp32, evaluation mode, no gradient."""
-        side, size, total = self.sides[name], self.plan.batch_size, 0.0
-        for start in range(0, len(indices), size):
-            part = indices[start : start + size]
-            batch = collate(side.encoded(part), self.pad).to(self.accelerator.device)
-            total += side.values(answers(self.bare, batch), part)[0].double().sum().item()
-        return total / len(indices)
+    def _loss_sum(self, name: str, indices: Sequence[int]) -> float:
+        """The sum of one side's loss in fp32, evaluation mode, no gradient."""
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for part in self._passes({name: list(indices)}):
+            batch = collate(self.sides[name].encoded(part[name]), self.pad).to(self.accelerator.device)
+            total += self.sides[name].values(answers(self.bare, batch), part[name])[0].double().sum()
+        return self.accelerator.reduce(total, "sum").item()
 
     # Before the first step, between steps, after a failure
 
@@ -369,3 +378,10 @@ class _Loop:
         self.first_step, self.eta = state.step, state.eta
         self.history.log = list(state.log)
         torch.set_rng_state(state.rng)
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether the model computes something else in training mode than in evaluation mode."""
+    settings = model.config.to_dict() if hasattr(model, "config") else {}  # type: ignore[union-attr, operator]
+    rates = [value for key, value in settings.items() if "drop" in key and isinstance(value, float)]
+    return any(rates) or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
