@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from expunge.data import Encoded, by_length, collate
 from expunge.data.batching import Side
+from expunge.data.tree import Tree, by_size, collate_trees, merge, plant
 from expunge.errors import DivergedError
 from expunge.models import Loaded, answers
+from expunge.models.forward import logits_at
 
 Progress = Callable[[str, int, int], None]  # (stage, batches done, batches in all)
 CHUNK_BYTES = {"cpu": 4 << 20, "gpu": 32 << 20}  # two such buffers at a time; on a CPU they should fit its cache
+MOST_NODES = 512  # in a tree of several sequences: attention costs the square
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,23 +99,81 @@ def score(
 ) -> list[Record]:
     """One forward pass over the distinct sequences of `items`; a Record for each item, in order.
 
-    Batches are sorted by length; neither `batch_size` nor the padding `side` nor the order of `items` changes a
-    record beyond the rounding of the model's own arithmetic. Raises DivergedError if the model answers with NaN.
+    Sequences that begin alike are merged into prefix trees (see expunge.data.tree), so that the tokens they share are
+    computed once; where the model cannot attend along a tree, as with a sliding window, each is computed alone. A
+    batch holds no more tokens than `batch_size` sequences of the longest length. Batches are sorted by length; neither
+    `batch_size` nor the padding `side` nor the order of `items` changes a record beyond the rounding of the model's own
+    arithmetic. Raises DivergedError if the model answers with NaN.
     """
     distinct = {(item.ids, item.start): item for item in items}
     unique = list(distinct.values())
-    batches = list(by_length(unique, batch_size))
-    device = next(loaded.model.parameters()).device
     columns: list[Tensor] = []
+    order: list[Encoded] = []
     with evaluating(loaded.model), torch.inference_mode():
-        for done, batch in enumerate(batches, start=1):
-            padded = collate([unique[index] for index in batch], loaded.pad, side).to(device)
-            columns.append(_statistics(answers(loaded.model, padded).logits, padded.labels))
+        work = _batches(loaded, unique, batch_size)
+        for done, batch in enumerate(work, start=1):
+            if isinstance(batch[0], Tree):
+                columns.append(_of_trees(loaded, batch, side))
+                order += [item for tree in batch for item in tree.items]
+            else:
+                columns.append(_of_sequences(loaded, batch, side))
+                order += batch
             if progress is not None:
-                progress("score", done, len(batches))
-    order = [unique[index] for batch in batches for index in batch]
+                progress("score", done, len(work))
     records = _records(columns, order)
     return [records[item.ids, item.start] for item in items]
+
+
+def _batches(loaded: Loaded, items: Sequence[Encoded], batch_size: int) -> list[list[Tree] | list[Encoded]]:
+    """Batches of trees, and of the sequences that share nothing with others (all, if trees do not fit the model)."""
+    budget = batch_size * max(map(len, items), default=0)
+    trees = plant(items, min(budget, MOST_NODES))
+    shared = [tree for tree in trees if len(tree.items) > 1]
+    alone = [tree.items[0] for tree in trees if len(tree.items) == 1]
+    if shared and not takes_trees(loaded, [item for tree in shared for item in tree.items]):
+        shared, alone = [], list(items)
+    plain = [[alone[index] for index in batch] for batch in by_length(alone, batch_size)]
+    return [*by_size(shared, budget), *plain]
+
+
+def takes_trees(loaded: Loaded, items: Sequence[Encoded]) -> bool:
+    """Whether the model scores sequences as long as the longest of `items` alike in a tree and one by one.
+
+    It does not where attention has a sliding window, no explicit positions, or no room for a mask of its own. Tried
+    on two sequences: the longest, and one that branches off at its middle.
+    """
+    ids = max(items, key=len).ids
+    half = len(ids) // 2
+    pair = sorted([ids, ids[:half] + ids[: len(ids) - half]])
+    probes = [Encoded(tokens, max(1, half)) for tokens in pair]
+    try:
+        found = _of_trees(loaded, [merge(probes)], "right")[0]
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, AssertionError):
+        return False
+    expected = _of_sequences(loaded, probes, "right")[0]
+    dtype = next(loaded.model.parameters()).dtype
+    rounding = max(1e-4, 8 * torch.finfo(dtype).eps)
+    return bool((found - expected).norm() <= rounding * expected.norm())
+
+
+def _of_sequences(loaded: Loaded, batch: Sequence[Encoded], side: Side) -> Tensor:
+    """Token statistics of each sequence's labels, end to end: [4, N]."""
+    padded = collate(batch, loaded.pad, side).to(_device(loaded))
+    return _statistics(answers(loaded.model, padded).logits, padded.labels)
+
+
+def _of_trees(loaded: Loaded, batch: Sequence[Tree], side: Side) -> Tensor:
+    """Token statistics of the labels of each tree's sequences, end to end: [4, N]."""
+    grove = collate_trees(batch, loaded.pad, side).to(_device(loaded))
+    mask = grove.mask(next(loaded.model.parameters()).dtype)
+    logits = logits_at(
+        loaded.model, grove.predicts, input_ids=grove.ids, attention_mask=mask, position_ids=grove.depth
+    )
+    return _statistics(logits, grove.labels, grove.source)
+
+
+def _device(loaded: Loaded) -> torch.device:
+    return next(loaded.model.parameters()).device
 
 
 @contextmanager
@@ -127,27 +188,33 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _statistics(logits: Tensor, labels: Tensor) -> Tensor:
-    """Token statistics from `logits` [N, V], which are overwritten: [4, N] in the order of Record's fields.
+def _statistics(logits: Tensor, labels: Tensor, source: Tensor | None = None) -> Tensor:
+    """Token statistics from `logits` [P, V], which are overwritten: [4, N] in the order of Record's fields.
+
+    labels: [N]. source: [N] which of the P rows predicts each label; by default the row of the same number.
 
     With s = logit − max and z = Σ_v e^s: log p = s − log z, its mean under p is Σ e^s s / z − log z, and its
     variance Σ e^s (s − mean)² / z, centred first since E[s²] − E[s]² loses all digits on flat distributions.
     """
+    source = torch.arange(len(labels), device=labels.device) if source is None else source
+    chosen = logits[source, labels]  # [N]
     size = CHUNK_BYTES["cpu" if logits.device.type == "cpu" else "gpu"]
     rows = max(1, size // (4 * logits.shape[1]))
-    parts = []
-    for some, label in zip(logits.split(rows), labels.split(rows), strict=True):  # [n, V], [n]
-        top, best = some.max(-1, keepdim=True)
+    parts, best = [], []
+    for some in logits.split(rows):  # [n, V]
+        top, likeliest = some.max(-1, keepdim=True)
         some.sub_(top).clamp_min_(-1e4)  # a token masked with −inf has p = 0 and must not give 0 · inf
-        chosen = some.gather(1, label.unsqueeze(1)).squeeze(1)  # [n]
         weight = some.exp()  # [n, V]
         z = weight.sum(-1)
         log_z = z.log()
         mean = (weight * some).sum(-1) / z
         some.sub_(mean.unsqueeze(1)).square_()
         variance = weight.mul_(some).sum(-1) / z
-        parts.append(torch.stack([chosen - log_z, (best.squeeze(1) == label).float(), mean - log_z, variance.sqrt()]))
-    return torch.cat(parts, dim=1)
+        parts.append(torch.stack([top.squeeze(1), log_z, mean - log_z, variance.sqrt()]))
+        best.append(likeliest.squeeze(1))
+    top, log_z, mean, std = torch.cat(parts, dim=1)[:, source]  # [N] each
+    correct = torch.cat(best)[source] == labels
+    return torch.stack([(chosen - top).clamp_min(-1e4) - log_z, correct.float(), mean, std])
 
 
 def _records(columns: list[Tensor], order: Sequence[Encoded]) -> dict[tuple[tuple[int, ...], int], Record]:

@@ -69,22 +69,29 @@ def answers(model: nn.Module, batch: Batch) -> Answers:
     The vocabulary-sized logits are [N, V] instead of [B, T, V]: the prompt's and the padding's are never computed. Any
     scaling or soft cap the model applies after its output layer still applies.
     """
-    head = output_layer(model)
-    where = batch.predicts
-
-    def keep_labelled(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][where].unsqueeze(0), *args[1:])
-
-    inputs = {"input_ids": batch.ids, "use_cache": False}
+    inputs: dict[str, Any] = {}
     if batch.mask is not None:
         inputs["attention_mask"] = batch.mask.long()
         inputs["position_ids"] = (batch.mask.long().cumsum(-1) - 1).clamp_min(0)
-    handle = head.register_forward_pre_hook(keep_labelled)
+    logits = logits_at(model, batch.predicts, input_ids=batch.ids, **inputs)
+    return Answers(logits, batch.labels, batch.row, batch.size)
+
+
+def logits_at(model: nn.Module, where: Tensor, **inputs: Any) -> Tensor:
+    """The model's logits in fp32 at the N places where `where` [B, T] is true, row by row: [N, V].
+
+    `inputs` are the model's own arguments. The other places' vocabulary-sized logits are never computed.
+    """
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][where].unsqueeze(0), *args[1:])
+
+    handle = output_layer(model).register_forward_pre_hook(keep)
     try:
-        logits = model(**inputs).logits
+        logits = model(**inputs, use_cache=False).logits
     finally:
         handle.remove()
-    return Answers(logits.squeeze(0).float(), batch.labels, batch.row, batch.size)
+    return logits.squeeze(0).float()
 
 
 def output_layer(model: nn.Module) -> nn.Module:
