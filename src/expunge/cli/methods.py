@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 from typing import Annotated, Any
 
 import typer
@@ -33,16 +34,19 @@ def methods(
         console.print("`expunge methods NAME` shows one with every setting; change any with --set key=value.")
         return
     kind = chosen[name]
-    console.print(inspect.getdoc(kind), markup=False)
-    console.print()
-    base = inspect.getdoc(kind.__mro__[1]) if kind.__mro__[1] is not object else None
-    if base:
-        console.print(base, markup=False, style="dim")
-        console.print()
+    for described in (kind, kind.__mro__[1]):
+        if described is not object:
+            console.print(_reflowed(inspect.getdoc(described) or ""), markup=False)
+            console.print()
     table = Table("setting", "default", box=None, padding=(0, 2, 0, 0))
     for key, value in to_dict(kind()).items():
         table.add_row(key, _shown(value))
     console.print(table)
+
+
+def _reflowed(text: str) -> str:
+    """Docstring lines joined to paragraphs; a line that explains a field (`name: ...`) begins anew."""
+    return re.sub(r"(?<!\n)\n(?!\n|[\w, `]+: )", " ", text)
 
 
 def _summary(kind: type) -> str:

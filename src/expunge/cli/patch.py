@@ -101,14 +101,14 @@ def _print(report: dict[str, Any], rows: int) -> None:
     shown = report["tensors"][:rows]
     if not shown:
         return
-    table = Table("tensor", "dtype", "shape")
-    for column in ("relative change", "max |change|", "entries changed"):
-        table.add_column(column, justify="right")
-    table.columns[0].overflow = "fold"
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("tensor", overflow="fold")
+    for column in ("dtype", "shape", "relative", "max |Δ|", "changed"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in shown:
         shape = "×".join(map(str, row["shape"]))
-        numbers = (_number(row["relative"]), _number(row["max_change"]), f"{row['share']:.2%}")
-        table.add_row(row["name"], row["dtype"], shape, *numbers)
+        numbers = (_number(row["relative"]), _number(row["max_change"]), f"{row['share']:.1%}")
+        table.add_row(row["name"].removesuffix(".weight"), row["dtype"], shape, *numbers)
     console.print(table)
     if len(report["tensors"]) > rows:
         console.print(f"and {len(report['tensors']) - rows} more; --rows lists more of them")

@@ -1,5 +1,6 @@
 """Load and save models: safetensors only, no remote code, errors a person can act on."""
 
+import difflib
 import json
 import shutil
 from dataclasses import dataclass
@@ -73,9 +74,16 @@ def resolve(folder: Path | str) -> Path:
         return folder / "model"
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file. Give the folder that holds config.json and the safetensors weights.")
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2):
+        near = difflib.get_close_matches(folder.name, _names(folder.parent), n=1, cutoff=0.5)
+        raise ModelError(f"{folder}: no such folder. " + (f"Did you mean {folder.parent / near[0]}?" if near else ""))
     if folder.is_dir() and not (folder / "config.json").is_file() and not is_adapter_folder(folder):
         raise ModelError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}: it is not a model folder.")
     return folder
+
+
+def _names(folder: Path) -> list[str]:
+    return [item.name for item in folder.iterdir() if item.is_dir()] if folder.is_dir() else []
 
 
 def is_adapter_folder(folder: Path) -> bool:
