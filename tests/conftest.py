@@ -8,9 +8,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from expunge.data.benchmarks.fictional import build_tokenizer
 from expunge.models import Loaded, load
 from expunge.request import Example, Request, read_examples
 
@@ -36,18 +36,6 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def build_tokenizer(texts: list[str], vocabulary: int = 400) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE with <s>, </s> and no pad token."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
 def build_model(vocabulary: int, *, seed: int = 0, tied: bool = True, layers: int = 2) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -71,7 +59,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder: random two-layer Llama (tied embeddings, no pad token) with its tokenizer."""
     folder = tmp_path_factory.mktemp("tiny")
     texts = [" ".join(str(value) for value in record.values()) for record in FORGET + RETAIN]
-    tokenizer = build_tokenizer(texts)
+    tokenizer = build_tokenizer(texts, 400)
     build_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
