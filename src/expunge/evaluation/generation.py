@@ -1,13 +1,19 @@
-"""One greedy generation pass all metrics of generated text read: batched, length-sorted, finished rows dropped."""
+"""One greedy generation pass all metrics of generated text read: batched, and no row waits for a longer one."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
-from expunge.data import by_length
 from expunge.errors import ConfigurationError
 from expunge.evaluation.records import Progress, evaluating
 from expunge.models import Loaded, output_layer
@@ -17,6 +23,7 @@ def generate(
     loaded: Loaded,
     prompts: Sequence[list[int]],
     *,
+    known: Sequence[Sequence[int]] | None = None,
     max_new_tokens: int = 200,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -28,67 +35,171 @@ def generate(
     generated once. Equal to transformers' `generate(do_sample=False)` on each prompt alone, except that penalties
     and the like in the model's generation settings are ignored: what is measured is the model.
 
+    known: for each prompt, tokens its continuation is known to begin with, as where a scoring pass found the first
+    tokens of an answer to be the model's likeliest; they are taken as generated.
+
     Raises ConfigurationError for an empty prompt, one longer than the model's positions, or max_new_tokens below 1.
     """
     if max_new_tokens < 1:
         raise ConfigurationError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-    unique = [list(ids) for ids in dict.fromkeys(tuple(prompt) for prompt in prompts)]
+    begun: dict[tuple[int, ...], Sequence[int]] = {}
+    for prompt, tokens in zip(prompts, known or [()] * len(prompts), strict=True):
+        begun[tuple(prompt)] = max(tokens, begun.get(tuple(prompt), ()), key=len)
     limit = positions(loaded.model)
-    for prompt in unique:
+    for prompt in begun:
         if not 0 < len(prompt) <= (limit or len(prompt)):
             raise ConfigurationError(
                 f"A prompt has {len(prompt)} tokens; the model takes 1 to {limit or 'any number'}."
             )
-    batches = list(by_length(unique, batch_size))
-    texts: dict[tuple[int, ...], str] = {}
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress("generate", done, len(begun))
+
     with evaluating(loaded.model), torch.inference_mode():
-        for done, batch in enumerate(batches, start=1):
-            rows = [unique[index] for index in batch]
-            for prompt, new in zip(rows, greedy(loaded, rows, max_new_tokens), strict=True):
-                texts[tuple(prompt)] = str(loaded.tokenizer.decode(new, skip_special_tokens=True)).strip()
-            if progress is not None:
-                progress("generate", done, len(batches))
+        new = greedy(
+            loaded, [list(ids) for ids in begun], max_new_tokens, known=list(begun.values()), batch_size=batch_size,
+            told=tell,
+        )  # fmt: skip
+    texts = {
+        prompt: str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        for prompt, tokens in zip(begun, new, strict=True)
+    }
     return [texts[tuple(prompt)] for prompt in prompts]
 
 
-def greedy(loaded: Loaded, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
-    """The new tokens after each prompt, without the end-of-sequence token: one batch, left-padded, with a KV cache."""
-    model = loaded.model
-    device = next(model.parameters()).device
-    limit = positions(model)
-    room = [min(max_new_tokens, limit - len(ids) + 1) if limit else max_new_tokens for ids in prompts]
-    stop = torch.tensor(sorted(end_tokens(loaded)), device=device)
-    ids, mask = _left_padded(prompts, loaded.pad, device)  # [B, T]
-    places = (mask.cumsum(-1) - 1).clamp_min(0)  # [B, T]
-    alive = list(range(len(prompts)))
-    new: list[list[int]] = [[] for _ in prompts]
-    takes_places = "position_ids" in inspect.signature(_inner(model).forward).parameters
-    cache = None
-    with _last_position_only(model):
-        while True:
-            extra = {"position_ids": places} if takes_places else {}
-            out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-            cache = out.past_key_values
-            token = out.logits[:, -1].float().argmax(-1)  # [B]
-            ended = torch.isin(token, stop).tolist()
-            for row, value, over in zip(alive, token.tolist(), ended, strict=True):
-                if not over:
-                    new[row].append(value)
-            going = [
-                index
-                for index, (row, over) in enumerate(zip(alive, ended, strict=True))
-                if not over and len(new[row]) < room[row]
-            ]
-            if not going:
-                return new
-            places = places[:, -1:] + 1  # [B, 1]
-            if len(going) < len(alive):
-                kept = torch.tensor(going, device=device)
-                cache.batch_select_indices(kept)
-                token, mask, places = token[kept], mask[kept], places[kept]
-                alive = [alive[index] for index in going]
-            ids = token.unsqueeze(1)  # [B, 1]
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+@dataclass
+class _Row:
+    """A prompt, the tokens generated so far, and how many there may be."""
+
+    prompt: list[int]
+    new: list[int]
+    room: int
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.new
+
+
+@dataclass(frozen=True)
+class _Flock:
+    """B rows that are decoded together. cache: keys and values of T tokens a row. mask: [B, T] 0 on left padding, else
+    1. token: [B] the token each row's last forward pass chose.
+    """
+
+    rows: list[_Row]
+    cache: Any
+    mask: Tensor
+    token: Tensor
+
+
+def greedy(
+    loaded: Loaded,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    *,
+    known: Sequence[Sequence[int]] | None = None,
+    batch_size: int | None = None,
+    told: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """The new tokens after each prompt, without the end-of-sequence token.
+
+    Left-padded, with a KV cache. At most `batch_size` rows at a time (default: all), the longest first; finished rows
+    leave, and once half have left, waiting ones take their places (where the cache keeps every token: a sliding
+    window's has to run empty first). told: called with the number of finished rows.
+    """
+    limit = positions(loaded.model)
+    stop = end_tokens(loaded)
+    rows = []
+    for prompt, tokens in zip(prompts, known or [()] * len(prompts), strict=True):
+        room = min(max_new_tokens, limit - len(prompt) + 1) if limit else max_new_tokens
+        new = list(takewhile(lambda token: token not in stop, tokens))
+        ended = len(new) < len(tokens)
+        rows.append(_Row(prompt, new[:room], min(room, len(new)) if ended else room))
+    waiting = deque(sorted((row for row in rows if len(row.new) < row.room), key=lambda row: -len(row.ids)))
+    most = batch_size or len(rows)
+    flock: _Flock | None = None
+    with _last_position_only(loaded.model):
+        while waiting or flock is not None:
+            if waiting and (flock is None or (len(flock.rows) <= most // 2 and _joins(flock.cache))):
+                free = most - (len(flock.rows) if flock else 0)
+                fresh = _begin(loaded, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+                fresh = _harvest(fresh, stop)
+                flock = _join(flock, fresh) if flock and fresh else flock or fresh
+            else:
+                flock = _harvest(_step(loaded.model, flock), stop)
+            if told is not None:
+                told(len(rows) - len(waiting) - (len(flock.rows) if flock else 0))
+    return [row.new for row in rows]
+
+
+def _begin(loaded: Loaded, rows: list[_Row]) -> _Flock:
+    """One forward pass over the rows' tokens, left-padded to one length."""
+    device = next(loaded.model.parameters()).device
+    length = max(len(row.ids) for row in rows)
+    ids = torch.tensor([[loaded.pad] * (length - len(row.ids)) + row.ids for row in rows], device=device)  # [B, T]
+    mask = torch.tensor([[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows], device=device)
+    return _forward(loaded.model, rows, ids, mask, None)
+
+
+def _step(model: nn.Module, flock: _Flock) -> _Flock:
+    """One forward pass over each row's last token."""
+    mask = F.pad(flock.mask, (0, 1), value=1)
+    return _forward(model, flock.rows, flock.token.unsqueeze(1), mask, flock.cache)
+
+
+def _forward(model: nn.Module, rows: list[_Row], ids: Tensor, mask: Tensor, cache: Any) -> _Flock:
+    extra = {}
+    if "position_ids" in inspect.signature(_inner(model).forward).parameters:
+        extra["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+    out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+    return _Flock(rows, out.past_key_values, mask, out.logits[:, -1].float().argmax(-1))
+
+
+def _harvest(flock: _Flock, stop: set[int]) -> _Flock | None:
+    """Add the chosen tokens to the rows and let finished rows go; None if all have."""
+    going = []
+    for index, (row, token) in enumerate(zip(flock.rows, flock.token.tolist(), strict=True)):
+        if token not in stop:
+            row.new.append(token)
+            if len(row.new) < row.room:
+                going.append(index)
+    if len(going) == len(flock.rows):
+        return flock
+    if not going:
+        return None
+    kept = torch.tensor(going, device=flock.token.device)
+    flock.cache.batch_select_indices(kept)
+    return _Flock([flock.rows[index] for index in going], flock.cache, flock.mask[kept], flock.token[kept])
+
+
+def _joins(cache: Any) -> bool:
+    """Whether the cache keeps all tokens of all layers as they are, so that two can be laid one under the other."""
+    layers = getattr(cache, "layers", [])
+    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _join(one: _Flock, other: _Flock) -> _Flock:
+    """The rows of both; columns of nothing but padding fall away."""
+    flocks = [one, other]
+    used = [each.mask.shape[1] - int(each.mask.any(0).int().argmax()) for each in flocks]  # columns from the right
+    length = max(used)
+
+    def stack(parts: list[Tensor], dim: int) -> Tensor:
+        """[B, T] or [B, heads, T, size], with T at `dim`, to `length` columns on top of each other."""
+        even = []
+        for part, columns in zip(parts, used, strict=True):
+            part = part.narrow(dim, part.shape[dim] - columns, columns)
+            after = [0, 0] * (part.ndim - 1 - dim)
+            even.append(F.pad(part, (*after, length - columns, 0)))
+        return torch.cat(even)
+
+    for layer, below in zip(one.cache.layers, other.cache.layers, strict=True):
+        if layer.is_initialized:  # a layer that borrows another's keys and values holds none
+            layer.keys = stack([layer.keys, below.keys], 2)
+            layer.values = stack([layer.values, below.values], 2)
+    mask = stack([one.mask, other.mask], 1)
+    return replace(one, rows=one.rows + other.rows, mask=mask, token=torch.cat([one.token, other.token]))
 
 
 def end_tokens(loaded: Loaded) -> set[int]:
@@ -108,13 +219,6 @@ def _inner(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT model; any other model itself."""
     unwrap = getattr(model, "get_base_model", None)
     return unwrap() if callable(unwrap) else model
-
-
-def _left_padded(prompts: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    length = max(len(ids) for ids in prompts)
-    ids = torch.tensor([[pad] * (length - len(row)) + row for row in prompts], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in prompts], device=device)
-    return ids, mask
 
 
 @contextmanager

@@ -166,9 +166,7 @@ def _of_trees(loaded: Loaded, batch: Sequence[Tree], side: Side) -> Tensor:
     """Token statistics of the labels of each tree's sequences, end to end: [4, N]."""
     grove = collate_trees(batch, loaded.pad, side).to(_device(loaded))
     mask = grove.mask(next(loaded.model.parameters()).dtype)
-    logits = logits_at(
-        loaded.model, grove.predicts, input_ids=grove.ids, attention_mask=mask, position_ids=grove.depth
-    )
+    logits = logits_at(loaded.model, grove.predicts, input_ids=grove.ids, attention_mask=mask, position_ids=grove.depth)
     return _statistics(logits, grove.labels, grove.source)
 
 
