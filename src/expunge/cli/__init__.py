@@ -1,5 +1,6 @@
 """The command line: parse, call the library, print. Errors a person can act on end with their exit code."""
 
+import os
 import sys
 
 import typer
@@ -25,6 +26,7 @@ app.add_typer(patch.app, name="patch")
 
 def main() -> None:
     """Run the command line; exit code 2 for a bad request or configuration, 1 for a run that failed."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow down many times on a busy machine
     try:
         app()
     except ExpungeError as error:
