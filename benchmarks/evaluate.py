@@ -1,9 +1,10 @@
 """CPU time of a whole TOFU evaluation of a 5 M-parameter Llama, one thread.
 
-`over_bare` compares all metrics of the suite with the least any of it could cost: one plain forward pass over the same
-sequences and one plain `generate` of transformers from the same prompts. `scoring_over_bare` is the teacher-forced pass
-alone against the forward pass alone. The model first learns most of the rows, so that its answers are as long as real
-ones.
+`over_bare` compares all metrics of the suite with what a plain program would spend on the model alone: one forward pass
+over the same sequences, each padded and computed whole, and one `generate` of transformers from the same prompts.
+`scoring_over_bare` is the teacher-forced pass alone against that forward pass. Both may fall below 1: expunge computes
+what sequences share once, as a prefix tree, and decodes only what the teacher-forced pass has not shown already. The
+model first learns most of the rows, so that its answers are as long as real ones.
 
 With --peer, OpenUnlearning computes seven of the metrics (its own code and configuration) on the same model and rows,
 and the values of both are printed. Prints one JSON line.

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
-from expunge.data import Encoder
+from expunge.data import Encoder, collate
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, Suite, evaluate, generate, request_suite, tofu
-from expunge.models import Loaded, load
+from expunge.models import Loaded, answers, load
 from expunge.request import Example, Request
 
 WRONG = {
@@ -153,6 +154,32 @@ def check_invariance(loaded: Loaded, suite: Suite) -> None:
             # the absolute part is for 1 − R of ratios near 1, where fp32's rounding of the losses is all that is left
             assert other.metrics[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
             assert other.intervals[name] == pytest.approx(one.intervals[name], rel=1e-6, abs=1e-5), name
+
+
+def test_what_scoring_knows_changes_no_generation(tiny: Loaded, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that learned its answers: most need no decoding, and the texts are those of decoding all."""
+    suite = replace(suite, max_new_tokens=40)
+    items = Encoder(tiny.tokenizer).examples(suite.sets["forget"] + suite.sets["retain"])
+    optimizer = torch.optim.Adam(tiny.model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        answers(tiny.model, collate(items)).mean_nll.mean().backward()
+        optimizer.step()
+    rows = []
+    handle = tiny.model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"]) if kwargs["use_cache"] else 0), with_kwargs=True
+    )
+    found = evaluate(tiny, suite)
+    fewer = sum(rows)
+    rows.clear()
+    module = import_module("expunge.evaluation.evaluate")  # the package's name `evaluate` is the function
+    monkeypatch.setattr(module, "_known", lambda plan, _: [() for ids in plan.prompts if ids])
+    plain = evaluate(tiny, suite)
+    handle.remove()
+    assert found == plain
+    learned = [row for name in ("forget", "retain") for row in found.examples[name]]
+    assert sum(row["generation"] == row["response"] for row in learned) >= 5
+    assert fewer < 0.5 * sum(rows)
 
 
 def test_batch_size_and_order_change_no_number(tiny: Loaded, suite: Suite) -> None:

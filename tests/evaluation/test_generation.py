@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from expunge.data import Encoder
 from expunge.errors import ConfigurationError
 from expunge.evaluation import generate
+from expunge.evaluation import generation as module
 from expunge.evaluation.generation import greedy
-from expunge.models import Loaded, new_adapter
+from expunge.models import Loaded, load
 from expunge.request import Example
 
 
@@ -33,38 +33,6 @@ def frequent_tokens(loaded: Loaded, prompts: list[list[int]], number: int) -> li
     """Tokens the model generates sooner or later: as end tokens they make rows finish at different times."""
     rows = greedy(loaded, prompts, 20)
     return [row[4 + 3 * index] for index, row in enumerate(rows[:number])]
-
-
-@pytest.fixture
-def gpt2(tiny: Loaded) -> Loaded:
-    torch.manual_seed(3)
-    config = GPT2Config(
-        vocab_size=len(tiny.tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2,
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    return Loaded(GPT2LMHeadModel(config).eval(), tiny.tokenizer, tiny.folder)
-
-
-@pytest.fixture
-def sliding(tiny: Loaded) -> Loaded:
-    """A model that sees its last eight tokens only, whose cache keeps no more."""
-    torch.manual_seed(4)
-    config = MistralConfig(
-        vocab_size=len(tiny.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, sliding_window=8, initializer_range=0.2,
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    return Loaded(MistralForCausalLM(config).eval(), tiny.tokenizer, tiny.folder)
-
-
-@pytest.fixture
-def adapted(tiny: Loaded) -> Loaded:
-    loaded = new_adapter(tiny, 2)
-    with torch.no_grad():
-        for name, parameter in loaded.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.5)
-    return loaded
 
 
 @pytest.mark.parametrize("kind", ["tiny", "gpt2", "sliding", "adapted"])
@@ -109,3 +77,47 @@ def test_bad_settings_are_refused(tiny: Loaded) -> None:
     with pytest.raises(ConfigurationError, match="0 tokens"):
         generate(tiny, [[]])
     assert generate(tiny, []) == []
+
+
+@pytest.mark.parametrize("kind", ["tiny", "gpt2", "sliding", "adapted", "stories260K"])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
+def test_waiting_rows_take_the_places_of_finished_ones(kind: str, batch_size: int, examples, request) -> None:
+    if kind == "stories260K":
+        loaded = load(request.getfixturevalue("shared_data") / kind, device="cpu")
+    else:
+        loaded = request.getfixturevalue(kind)
+    prompts = prompts_of(loaded, examples)
+    prompts += [[*prompt[:-3], 40 + number] for number, prompt in enumerate(prompts[:4])]
+    inner = loaded.model.get_base_model() if kind == "adapted" else loaded.model
+    inner.generation_config.eos_token_id = [1, *frequent_tokens(loaded, prompts, 2)]
+    alone = [greedy(loaded, [prompt], 20)[0] for prompt in prompts]
+    assert len({len(row) for row in alone}) > 1
+    assert greedy(loaded, prompts, 20, batch_size=batch_size) == alone
+    known = [row[: 3 * number] for number, row in enumerate(alone)]
+    assert greedy(loaded, prompts, 20, batch_size=batch_size, known=known) == alone
+
+
+def test_what_is_known_is_not_computed(tiny: Loaded, examples) -> None:
+    prompts = prompts_of(tiny, examples)
+    tiny.model.generation_config.eos_token_id = [1, *frequent_tokens(tiny, prompts, 2)]
+    stop = module.end_tokens(tiny)
+    new = greedy(tiny, prompts, 12)
+    texts = generate(tiny, prompts, max_new_tokens=12)
+    steps = []
+    handle = tiny.model.register_forward_pre_hook(lambda *_: steps.append(1))
+    complete = [[*row, max(stop)] for row in new]  # each answer with its end, some cut by max_new_tokens
+    assert generate(tiny, prompts, known=complete, max_new_tokens=12) == texts
+    assert not steps
+    assert generate(tiny, prompts, known=new, max_new_tokens=12) == texts
+    assert len(steps) == 1  # of each answer that ended, the end is still to be seen
+    assert generate(tiny, [*prompts, *prompts], known=[*complete, *[()] * len(prompts)], max_new_tokens=12) == texts * 2
+    assert len(steps) == 1
+    handle.remove()
+
+
+def test_more_rows_are_decoded_at_once_where_their_caches_are_small(tiny: Loaded, monkeypatch) -> None:
+    # keys and values of 2 layers · 2 heads · 8 numbers of 4 bytes: 256 bytes a token
+    monkeypatch.setattr(module, "CACHE_BYTES", {"cpu": 256 * 100 * 30, "gpu": 0})
+    assert module._rows_at_once(tiny, 8, 100) == 30
+    assert module._rows_at_once(tiny, 5, 100) == 20
+    assert module._rows_at_once(tiny, 40, 100) == 40

@@ -1,10 +1,11 @@
-"""The scoring pass against full float64 logits, one sequence at a time."""
+"""The scoring pass against full float64 logits, one sequence at a time, whether sequences share a tree or not."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 from expunge.data import Encoded, Encoder
 from expunge.errors import DivergedError
@@ -12,6 +13,7 @@ from expunge.evaluation import records as module
 from expunge.evaluation import score
 from expunge.models import Loaded, load
 from expunge.request import read_examples
+from tests.conftest import build_model
 
 FIELDS = ("logprob", "correct", "mean_logprob", "std_logprob")
 
@@ -111,3 +113,76 @@ def test_batch_size_padding_side_and_order_change_nothing(name: str, tiny: Loade
             for index, record in zip(order, mixed, strict=True):
                 assert record.nll_mean == pytest.approx(alone[index].nll_mean, rel=1e-6)
                 assert (record.correct == alone[index].correct).all()
+
+
+def branching(loaded: Loaded, examples, number: int = 5) -> list[Encoded]:
+    """Every prompt with every response, and two running texts: much is shared."""
+    encoder = Encoder(loaded.tokenizer)
+    items = [encoder.pair(one, one.prompt, other.response) for one in examples for other in examples[:number]]
+    return [*items, Encoded(items[0].ids, 3), Encoded(items[1].ids[:-4], 1)]
+
+
+@pytest.fixture
+def untied(tiny: Loaded) -> Loaded:
+    return Loaded(build_model(len(tiny.tokenizer), seed=5, tied=False).eval(), tiny.tokenizer, tiny.folder)
+
+
+@pytest.fixture
+def alibi(tiny: Loaded) -> Loaded:
+    """A model without positions: it reads distances from the two-dimensional mask."""
+    torch.manual_seed(6)
+    config = BloomConfig(vocab_size=len(tiny.tokenizer), hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2)
+    return Loaded(BloomForCausalLM(config).eval(), tiny.tokenizer, tiny.folder)
+
+
+def rows_seen(loaded: Loaded, items: list[Encoded], **settings) -> tuple[list, int]:
+    """The records, and how many tokens with padding the model was given."""
+    seen = []
+    handle = loaded.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    got = score(loaded, items, **settings)
+    handle.remove()
+    return got, sum(seen)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "untied", "gpt2", "adapted", "stories260K", "eager"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_trees_score_as_single_sequences_do(
+    kind: str, batch_size: int, tiny: Loaded, examples, request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "stories260K":
+        shared: Path = request.getfixturevalue("shared_data")
+        loaded = load(shared / kind, device="cpu")
+    elif kind == "eager":
+        loaded = tiny
+        loaded.model.set_attn_implementation("eager")
+    else:
+        loaded = request.getfixturevalue(kind)
+    items = branching(loaded, examples)
+    found, tokens = rows_seen(loaded, items, batch_size=batch_size)
+    monkeypatch.setattr(module, "takes_trees", lambda *_: False)
+    alone, more = rows_seen(loaded, items, batch_size=1)
+    if batch_size > 1:
+        assert tokens < 0.8 * more
+    for item, record, other in zip(items, found, alone, strict=True):
+        assert record.nll_mean == pytest.approx(other.nll_mean, rel=1e-6)
+        np.testing.assert_allclose(record.logprob, oracle(loaded, item)["logprob"], rtol=1e-5, atol=1e-5)
+        for field in FIELDS:
+            np.testing.assert_allclose(getattr(record, field), getattr(other, field), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sliding", "alibi"])
+def test_where_trees_do_not_fit_each_is_scored_alone(kind: str, examples, request) -> None:
+    loaded: Loaded = request.getfixturevalue(kind)
+    items = branching(loaded, examples)
+    with module.evaluating(loaded.model):
+        assert not module.takes_trees(loaded, items)
+    for record, item in zip(score(loaded, items), items, strict=True):
+        for field, expected in oracle(loaded, item).items():
+            np.testing.assert_allclose(getattr(record, field), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_wider_than_all_sequences_is_none(sliding: Loaded, examples) -> None:
+    items = [Encoded(item.ids[:8], 4) for item in branching(sliding, examples)]
+    assert module.takes_trees(sliding, items)

@@ -1,6 +1,6 @@
 """Measure one model on one suite: one teacher-forced pass, one generation pass, then arithmetic."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from expunge.evaluation.generation import generate as generate_texts
 from expunge.evaluation.generation import positions
 from expunge.evaluation.measure import Measured, Plan, measure, plan
 from expunge.evaluation.metrics import quality
-from expunge.evaluation.records import Progress, score
+from expunge.evaluation.records import Progress, Record, score
 from expunge.evaluation.result import Evaluation
 from expunge.evaluation.suites import Suite
 from expunge.evaluation.summary import (
@@ -52,21 +52,21 @@ def evaluate(
     plans = [plan(name, examples, encoder) for name, examples in suite.sets.items()]
     encoded = [item for each in plans for item in each.encoded]
     records = iter(score(loaded, encoded, batch_size=batch_size, progress=progress))
+    found = {each.name: [next(records) for _ in each.encoded] for each in plans}
     speaking = [each for each in plans if generate and each.name != "holdout"]
     prompts = [ids for each in speaking for ids in each.prompts if ids is not None]
+    known = [tokens for each in speaking for tokens in _known(each, found[each.name])]
     texts = iter(
         generate_texts(
             loaded,
             prompts,
+            known=known,
             max_new_tokens=suite.max_new_tokens if max_new_tokens is None else max_new_tokens,
             batch_size=batch_size,
             progress=progress,
         )
     )
-    measured = {
-        each.name: measure(each, [next(records) for _ in each.encoded], _deal(each, texts, each in speaking))
-        for each in plans
-    }
+    measured = {each.name: measure(each, found[each.name], _deal(each, texts, each in speaking)) for each in plans}
     summary, notes = _summarise(suite, measured, generate)
     metrics = {name: value for name, (value, _) in summary.items()}
     why_not = _forget_quality(measured["forget"], reference, metrics)
@@ -78,6 +78,15 @@ def evaluate(
         examples={name: each.details() for name, each in measured.items()},
         notes=tuple(note for note in notes if note),
     )
+
+
+def _known(plan: Plan, records: Sequence[Record]) -> list[tuple[int, ...]]:
+    """For each prompt, the first tokens of its response that are the model's likeliest: greedy decoding gives these."""
+    return [
+        item.labels[: int(np.cumprod(record.correct).sum())]
+        for ids, item, record in zip(plan.prompts, plan.responses, records[: len(plan.responses)], strict=True)
+        if ids is not None
+    ]
 
 
 def _deal(plan: Plan, texts: Iterator[str], spoken: bool) -> list[str | None]:

@@ -18,6 +18,8 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation.records import Progress, evaluating
 from expunge.models import Loaded, output_layer
 
+CACHE_BYTES = {"cpu": 256 << 20, "gpu": 2 << 30}  # of keys and values, before more rows than asked for join
+
 
 def generate(
     loaded: Loaded,
@@ -35,6 +37,8 @@ def generate(
     generated once. Equal to transformers' `generate(do_sample=False)` on each prompt alone, except that penalties
     and the like in the model's generation settings are ignored: what is measured is the model.
 
+    batch_size: rows decoded at once; up to four times as many where their caches stay small (CACHE_BYTES), since a step
+    of few rows costs about as much as one of many.
     known: for each prompt, tokens its continuation is known to begin with, as where a scoring pass found the first
     tokens of an answer to be the model's likeliest; they are taken as generated.
 
@@ -58,14 +62,29 @@ def generate(
 
     with evaluating(loaded.model), torch.inference_mode():
         new = greedy(
-            loaded, [list(ids) for ids in begun], max_new_tokens, known=list(begun.values()), batch_size=batch_size,
-            told=tell,
+            loaded, [list(ids) for ids in begun], max_new_tokens, known=list(begun.values()),
+            batch_size=_rows_at_once(loaded, batch_size, max(map(len, begun), default=0) + max_new_tokens), told=tell,
         )  # fmt: skip
     texts = {
         prompt: str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
         for prompt, tokens in zip(begun, new, strict=True)
     }
     return [texts[tuple(prompt)] for prompt in prompts]
+
+
+def _rows_at_once(loaded: Loaded, batch_size: int, length: int) -> int:
+    """Between `batch_size` and four times that: as many rows of `length` tokens as CACHE_BYTES has room for."""
+    model: Any = _inner(loaded.model)
+    config = model.config.get_text_config()
+    queries = getattr(config, "num_attention_heads", None)
+    if queries is None:  # no attention, and no saying how large its state is
+        return batch_size
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    size = getattr(config, "head_dim", None) or config.hidden_size // queries
+    weight = next(loaded.model.parameters())
+    row = 2 * config.num_hidden_layers * heads * size * length * weight.element_size()  # keys and values, in bytes
+    room = CACHE_BYTES["cpu" if weight.device.type == "cpu" else "gpu"] // max(1, row)
+    return max(batch_size, min(4 * batch_size, room))
 
 
 @dataclass
@@ -121,7 +140,7 @@ def greedy(
     flock: _Flock | None = None
     with _last_position_only(loaded.model):
         while waiting or flock is not None:
-            if waiting and (flock is None or (len(flock.rows) <= most // 2 and _joins(flock.cache))):
+            if flock is None or (waiting and len(flock.rows) <= most // 2 and _joins(flock.cache)):
                 free = most - (len(flock.rows) if flock else 0)
                 fresh = _begin(loaded, [waiting.popleft() for _ in range(min(free, len(waiting)))])
                 fresh = _harvest(fresh, stop)

@@ -18,7 +18,7 @@ from expunge.models.forward import logits_at
 
 Progress = Callable[[str, int, int], None]  # (stage, batches done, batches in all)
 CHUNK_BYTES = {"cpu": 4 << 20, "gpu": 32 << 20}  # two such buffers at a time; on a CPU they should fit its cache
-MOST_NODES = 512  # in a tree of several sequences: attention costs the square
+MOST_NODES = 256  # of a tree, or twice the longest sequence: attention costs the square
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,32 +110,35 @@ def score(
     columns: list[Tensor] = []
     order: list[Encoded] = []
     with evaluating(loaded.model), torch.inference_mode():
-        work = _batches(loaded, unique, batch_size)
-        for done, batch in enumerate(work, start=1):
-            if isinstance(batch[0], Tree):
-                columns.append(_of_trees(loaded, batch, side))
-                order += [item for tree in batch for item in tree.items]
-            else:
-                columns.append(_of_sequences(loaded, batch, side))
-                order += batch
+        shared, alone = _batches(loaded, unique, batch_size)
+
+        def add(found: Tensor, of: Sequence[Encoded]) -> None:
+            columns.append(found)
+            order.extend(of)
             if progress is not None:
-                progress("score", done, len(work))
+                progress("score", len(columns), len(shared) + len(alone))
+
+        for trees in shared:
+            add(_of_trees(loaded, trees, side), [item for tree in trees for item in tree.items])
+        for batch in alone:
+            add(_of_sequences(loaded, batch, side), batch)
     records = _records(columns, order)
     return [records[item.ids, item.start] for item in items]
 
 
-def _batches(loaded: Loaded, items: Sequence[Encoded], batch_size: int) -> list[list[Tree] | list[Encoded]]:
+def _batches(loaded: Loaded, items: Sequence[Encoded], batch_size: int) -> tuple[list[list[Tree]], list[list[Encoded]]]:
     """Batches of trees, and of the sequences that share nothing with others (all, if trees do not fit the model)."""
-    budget = batch_size * max(map(len, items), default=0)
-    trees = plant(items, min(budget, MOST_NODES))
+    longest = max(map(len, items), default=0)
+    budget = batch_size * longest
+    trees = plant(items, min(budget, max(MOST_NODES, 2 * longest)))
     shared = [tree for tree in trees if len(tree.items) > 1]
     alone = [tree.items[0] for tree in trees if len(tree.items) == 1]
     if shared and not takes_trees(loaded, [item for tree in shared for item in tree.items]):
         shared, alone = [], list(items)
-    plain = [[alone[index] for index in batch] for batch in by_length(alone, batch_size)]
-    return [*by_size(shared, budget), *plain]
+    return list(by_size(shared, budget)), [[alone[i] for i in batch] for batch in by_length(alone, batch_size)]
 
 
+@torch.inference_mode()
 def takes_trees(loaded: Loaded, items: Sequence[Encoded]) -> bool:
     """Whether the model scores sequences as long as the longest of `items` alike in a tree and one by one.
 
