@@ -35,7 +35,13 @@ class PatchError(ExpungeError):
 
 
 class OutputError(ExpungeError):
-    """The output could not be written, or stands there already; what stood there before is untouched."""
+    """The output could not be written; what stood there before is untouched."""
+
+
+class OutputExistsError(OutputError):
+    """The output stands there already, and the person did not say to replace it."""
+
+    exit_code = 2
 
 
 class DivergedError(ExpungeError):

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import OutputError
+from expunge.errors import OutputError, OutputExistsError
 
 
 @contextmanager
 def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `target` to write a file or a folder at; it takes `target`'s place on success.
 
-    On any failure the temporary is removed and `target` keeps what it held. Raises OutputError if `target` exists
-    and `overwrite` is false, or if the disk is full or not writable.
+    On any failure the temporary is removed and `target` keeps what it held. Raises OutputExistsError if
+    `target` exists and `overwrite` is false, OutputError if the disk is full or not writable.
     """
     target = Path(target).absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -44,9 +44,9 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Raise OutputError if `target` exists and may not be replaced."""
+    """Raise OutputExistsError if `target` exists and may not be replaced."""
     if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists already. Choose another --out, or pass --overwrite to replace it.")
+        raise OutputExistsError(f"{target} exists already. Choose another --out, or pass --overwrite to replace it.")
 
 
 def write_text(target: Path, text: str) -> None:

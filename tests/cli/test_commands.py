@@ -169,7 +169,7 @@ def test_an_existing_out_is_refused_and_kept(run, tiny_folder, request_files, tm
     out.mkdir()
     (out / "mine").touch()
     code, _, error = run(*unlearn_arguments(tiny_folder, request_files, out))
-    assert code == 1
+    assert code == 2
     assert "--overwrite" in error
     assert [item.name for item in out.iterdir()] == ["mine"]
 
