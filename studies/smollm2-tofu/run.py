@@ -66,6 +66,7 @@ def study(data: Path, work: Path, settings: dict, listener) -> None:
                 told = {"method": method, "settings": chosen, "output": "model", "evaluate_models": False}
                 unlearn(work / "original", **files, out=out, **told, **shared)
             runs[name] = measured(out, name, suite, work, shared) | {
+                "method": method,
                 "settings": json.loads((out / "run.json").read_text())["configuration"]["method"],
                 "log": [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()],
                 "seconds": json.loads((out / "run.json").read_text())["seconds"]["unlearn"],
