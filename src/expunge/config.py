@@ -128,13 +128,13 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 def _scalar(text: str) -> Any:
     try:
-        return float(text) if not text.lstrip("+-").isdigit() else int(text)  # YAML reads 1e-4 as text
-    except ValueError:
-        pass
-    try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+    try:
+        return float(value) if isinstance(value, str) else value  # YAML reads 1e-4 as text
+    except ValueError:
+        return value
 
 
 def _part(table: Table, standing: Any, changes: dict[str, Any], field: str) -> Any:

@@ -7,7 +7,6 @@ import numpy as np
 from expunge.data import Encoder, cut_note
 from expunge.errors import ConfigurationError
 from expunge.evaluation.generation import generate as generate_texts
-from expunge.evaluation.generation import positions
 from expunge.evaluation.measure import Measured, Plan, measure, plan
 from expunge.evaluation.metrics import quality
 from expunge.evaluation.records import Progress, Record, score
@@ -48,7 +47,7 @@ def evaluate(
     fit, DivergedError if the model answers with NaN.
     """
     _check_reference(suite, reference)
-    encoder = encoder or Encoder(loaded.tokenizer, min(max_length, positions(loaded.model) or max_length))
+    encoder = encoder or loaded.encoder(max_length)
     plans = [plan(name, examples, encoder) for name, examples in suite.sets.items()]
     encoded = [item for each in plans for item in each.encoded]
     records = iter(score(loaded, encoded, batch_size=batch_size, progress=progress))

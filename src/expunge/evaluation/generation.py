@@ -49,7 +49,7 @@ def generate(
     begun: dict[tuple[int, ...], Sequence[int]] = {}
     for prompt, tokens in zip(prompts, known or [()] * len(prompts), strict=True):
         begun[tuple(prompt)] = max(tokens, begun.get(tuple(prompt), ()), key=len)
-    limit = positions(loaded.model)
+    limit = loaded.positions
     for prompt in begun:
         if not 0 < len(prompt) <= (limit or len(prompt)):
             raise ConfigurationError(
@@ -127,7 +127,7 @@ def greedy(
     leave, and once half have left, waiting ones take their places (where the cache keeps every token: a sliding
     window's has to run empty first). told: called with the number of finished rows.
     """
-    limit = positions(loaded.model)
+    limit = loaded.positions
     stop = end_tokens(loaded)
     rows = []
     for prompt, tokens in zip(prompts, known or [()] * len(prompts), strict=True):
@@ -227,11 +227,6 @@ def end_tokens(loaded: Loaded) -> set[int]:
     named = getattr(settings, "eos_token_id", None)
     listed = named if isinstance(named, list) else [named]
     return {token for token in (loaded.tokenizer.eos_token_id, *listed) if token is not None}
-
-
-def positions(model: nn.Module) -> int | None:
-    """How many tokens the model can look at, or None where its configuration sets no limit."""
-    return getattr(_inner(model).config, "max_position_embeddings", None)
 
 
 def _inner(model: nn.Module) -> nn.Module:

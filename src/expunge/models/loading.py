@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from expunge.data import Encoder
 from expunge.errors import ModelError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -34,6 +35,16 @@ class Loaded:
     def is_adapter(self) -> bool:
         """Whether only an adapter's parameters are trained, the base weights being frozen."""
         return hasattr(self.model, "peft_config")
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens the model can look at, or None where its configuration sets no limit."""
+        inner: Any = self.model.get_base_model() if self.is_adapter else self.model  # pyrefly: ignore
+        return getattr(inner.config, "max_position_embeddings", None)
+
+    def encoder(self, max_length: int = 512) -> Encoder:
+        """An encoder with this model's tokenizer; its cap is never more than the model has positions for."""
+        return Encoder(self.tokenizer, min(max_length, self.positions or max_length))
 
     @property
     def pad(self) -> int:

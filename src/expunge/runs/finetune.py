@@ -15,7 +15,7 @@ from expunge.methods.descent import Count, NonNegative, Positive
 from expunge.models import Loaded, load, new_adapter
 from expunge.models.checkpoint import save_model
 from expunge.request import Example, read_examples
-from expunge.runs.record import Clock, Listener, run_record
+from expunge.runs.record import Clock, Listener, checkpoint_of, run_record
 from expunge.training import RATES, History, Linear, Plan, Rate, Side, WeightedSum, descend
 from expunge.training.loop import Progress
 
@@ -97,11 +97,9 @@ def finetune(
     if lora is not None:
         loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
     clock.lap("load")
-    checkpoint = out.with_name(out.name + ".checkpoint")
-    if not resume:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = checkpoint_of(out, resume=resume)
     listener.stage(f"fine-tuning on {len(examples)} examples")
-    encoder = Encoder(loaded.tokenizer, max_length)
+    encoder = loaded.encoder(max_length)
     history = chosen(loaded, examples, encoder, checkpoint=checkpoint, resume=resume, progress=listener.step)
     clock.lap("train")
     for note in history.notes:

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -53,12 +54,20 @@ class Clock:
         return spent
 
 
+def checkpoint_of(out: Path, *, resume: bool) -> Path:
+    """The folder beside `out` for the checkpoints of its run; emptied unless the run shall go on from one."""
+    folder = out.with_name(out.name + ".checkpoint")
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 def run_record(
     command: str,
     configuration: Mapping[str, Any],
     *,
     clock: Clock,
-    data: Mapping[str, Path | None] | None = None,
+    data: Mapping[str, Path | str | None] | None = None,
     model: Loaded | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json`: version, commit, configuration, hashes of data and model, timings, peak memory."""

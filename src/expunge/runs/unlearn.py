@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge import config, patch
-from expunge.data import Encoder
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.suites import Suite, request_suite
@@ -18,7 +17,7 @@ from expunge.models import Loaded, load, new_adapter
 from expunge.models.checkpoint import save_model
 from expunge.reporting import write_report
 from expunge.request import Request
-from expunge.runs.record import Clock, Listener, read_evaluation, result, results_of, run_record
+from expunge.runs.record import Clock, Listener, checkpoint_of, read_evaluation, result, results_of, run_record
 from expunge.training import History
 
 Output = Literal["model", "patch", "both"]
@@ -55,8 +54,7 @@ def unlearn(
     Descent. output: write the unlearned "model", the "patch" that makes it from the original, or "both". lora: train a
     new adapter of that rank instead of the weights; a model folder that is an adapter is trained as it is. reference:
     the model retrained without the forget set, the gold standard to compare with, or the results.json of its evaluation.
-    suite: what to evaluate on; default
-    the request itself. `limit`: at most that many examples of each set in the evaluation.
+    suite: what to evaluate on, by default the request itself. limit: at most that many examples of each of its sets.
 
     `out` becomes a folder with model/, patch.safetensors, log.jsonl, run.json, results.json and report.html, all at
     once; until then checkpoints lie in `<out>.checkpoint`, where `resume` finds them. Raises what reading, loading and
@@ -66,8 +64,8 @@ def unlearn(
     refuse_existing(out, overwrite=overwrite)
     request = Request.read(forget, retain, holdout)
     chosen = method if isinstance(method, Descent) else make_method(method, settings)
-    for warning in request.warnings:
-        listener.note(warning)
+    if request.warnings:
+        listener.note("; ".join(request.warnings))
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
 
@@ -81,11 +79,7 @@ def unlearn(
         known = read_evaluation(reference)
         evaluations["retrained"] = known or measure(load(reference, **options), "retrained", None)
     loaded = load(model, **options)
-    if output != "model" and not loaded.folder.is_dir():
-        raise ConfigurationError(
-            f"A patch is bound to the files of its base model, and {model} is not a local folder. "
-            "Save the model to a folder first, or give --output model."
-        )
+    _check_output(loaded, output)
     clock.lap("load")
     if evaluate_models:
         evaluations["original"] = measure(loaded, "original", evaluations.get("retrained"))
@@ -93,31 +87,35 @@ def unlearn(
         loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
     clock.lap("evaluate")
 
-    checkpoint = out.with_name(out.name + ".checkpoint")
-    if not resume:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint = checkpoint_of(out, resume=resume)
     listener.stage(f"unlearning with {type(chosen).__name__}")
-    context = Context(Encoder(loaded.tokenizer, max_length), checkpoint, resume, listener.step)
+    context = Context(loaded.encoder(max_length), checkpoint, resume, listener.step)
     history = chosen(loaded, request, context)
     seconds = clock.lap("unlearn")
-    for note in (*history.notes, f"stopped: {history.stopped}"):
-        listener.note(note)
-
+    listener.note("; ".join((*history.notes, f"stopped: {history.stopped}")))
     if evaluate_models:
         evaluations["unlearned"] = measure(loaded, "unlearned", evaluations.get("retrained"))
         clock.lap("evaluate")
     results = _results(chosen, history, evaluations, suite, request, seconds)
     listener.stage(f"writing {out}")
+    configuration = {"method": config.to_dict(chosen), "lora": lora, "max_length": max_length, "output": output}
+    data = {"forget": forget, "retain": retain, "holdout": holdout}
     with atomic_path(out, overwrite=overwrite) as folder:
         folder.mkdir()
         _write_weights(loaded, chosen, folder, output)
         clock.lap("write")
         _write_records(folder, history, results)
-        settings = {"method": config.to_dict(chosen), "lora": lora, "max_length": max_length, "output": output}
-        data = {"forget": _path(forget), "retain": _path(retain), "holdout": _path(holdout)}
-        write_json(folder / "run.json", run_record("unlearn", settings, clock=clock, data=data, model=loaded))
+        write_json(folder / "run.json", run_record("unlearn", configuration, clock=clock, data=data, model=loaded))
     shutil.rmtree(checkpoint, ignore_errors=True)
     return results
+
+
+def _check_output(loaded: Loaded, output: Output) -> None:
+    if output != "model" and not loaded.folder.is_dir():
+        raise ConfigurationError(
+            f"A patch is bound to the files of its base model, and {loaded.folder} is not a local folder. "
+            "Save the model to a folder first, or give --output model."
+        )
 
 
 def _results(
@@ -163,7 +161,3 @@ def _write_records(folder: Path, history: History, results: dict[str, Any]) -> N
     if results["runs"]:
         write_json(folder / "results.json", results)
         write_report(results, folder / "report.html")
-
-
-def _path(value: Path | str | None) -> Path | None:
-    return None if value is None else Path(value)
