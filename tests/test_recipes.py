@@ -1,0 +1,22 @@
+"""Every recipe is understood, and every method has one."""
+
+from pathlib import Path
+
+import pytest
+
+from expunge.config import read_yaml
+from expunge.methods import METHODS, method
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipe_is_understood_and_guarded(recipe) -> None:
+    settings = read_yaml(recipe)
+    made = method(settings.pop("method"), settings)
+    assert made.stop_forget_nll is not None or made.stop_retain_rise is not None
+    assert made.batch_size * made.accumulation == 32
+
+
+def test_every_method_has_a_recipe() -> None:
+    assert {recipe.stem for recipe in RECIPES} == set(METHODS) - {"descent"}
