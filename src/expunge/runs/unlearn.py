@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,50 +65,73 @@ def unlearn(
     refuse_existing(out, overwrite=overwrite)
     request = Request.read(forget, retain, holdout)
     chosen = method if isinstance(method, Descent) else make_method(method, settings)
-    if request.warnings:
-        listener.note("; ".join(request.warnings))
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
-
-    def measure(loaded: Loaded, name: str, gold: Evaluation | None) -> Evaluation:
-        listener.stage(f"evaluating the {name} model")
-        return evaluate(loaded, suite, max_length=max_length, reference=gold, progress=listener.batch)
-
+    board = _Board(suite, max_length, listener, wanted=evaluate_models)
     listener.stage("loading")
-    evaluations: dict[str, Evaluation] = {}
-    if evaluate_models and reference is not None:
-        known = read_evaluation(reference)
-        evaluations["retrained"] = known or measure(load(reference, **options), "retrained", None)
+    board.add_reference(reference, options)
     loaded = load(model, **options)
     _check_output(loaded, output)
     clock.lap("load")
-    if evaluate_models:
-        evaluations["original"] = measure(loaded, "original", evaluations.get("retrained"))
+    board.add("original", loaded)
     if lora is not None:
         loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
     clock.lap("evaluate")
 
-    checkpoint = checkpoint_of(out, resume=resume)
-    listener.stage(f"unlearning with {type(chosen).__name__}")
-    context = Context(loaded.encoder(max_length), checkpoint, resume, listener.step)
-    history = chosen(loaded, request, context)
+    context = Context(loaded.encoder(max_length), checkpoint_of(out, resume=resume), resume, listener.step)
+    history = _forget(chosen, loaded, request, context, listener)
     seconds = clock.lap("unlearn")
-    listener.note("; ".join((*history.notes, f"stopped: {history.stopped}")))
-    if evaluate_models:
-        evaluations["unlearned"] = measure(loaded, "unlearned", evaluations.get("retrained"))
-        clock.lap("evaluate")
-    results = _results(chosen, history, evaluations, suite, request, seconds)
+    board.add("unlearned", loaded)
+    clock.lap("evaluate")
+    results = _results(chosen, history, board.evaluations, suite, request, seconds)
     listener.stage(f"writing {out}")
     configuration = {"method": config.to_dict(chosen), "lora": lora, "max_length": max_length, "output": output}
     data = {"forget": forget, "retain": retain, "holdout": holdout}
     with atomic_path(out, overwrite=overwrite) as folder:
-        folder.mkdir()
         _write_weights(loaded, chosen, folder, output)
         clock.lap("write")
         _write_records(folder, history, results)
         write_json(folder / "run.json", run_record("unlearn", configuration, clock=clock, data=data, model=loaded))
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    checkpoint_of(out, resume=False)  # the run is whole: its checkpoints are not needed any more
     return results
+
+
+def _forget(chosen: Descent, loaded: Loaded, request: Request, context: Context, listener: Listener) -> History:
+    for warning in request.warnings:
+        listener.note(warning)
+    listener.stage(f"unlearning with {type(chosen).__name__}")
+    history = chosen(loaded, request, context)
+    for note in (*history.notes, f"stopped: {history.stopped}"):
+        listener.note(note)
+    return history
+
+
+@dataclass
+class _Board:
+    """The evaluations of a run, each against the retrained model's where there is one; none if they are not `wanted`."""
+
+    suite: Suite
+    max_length: int
+    listener: Listener
+    wanted: bool
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+
+    def add(self, role: str, loaded: Loaded) -> None:
+        if self.wanted:
+            self.listener.stage(f"evaluating the {role} model")
+            settings = {"max_length": self.max_length, "progress": self.listener.batch}
+            gold = self.evaluations.get("retrained")
+            self.evaluations[role] = evaluate(loaded, self.suite, reference=gold, **settings)
+
+    def add_reference(self, reference: Path | str | None, options: Mapping[str, Any]) -> None:
+        """The retrained model's, if one is given: read from its results.json, or measured."""
+        if reference is None or not self.wanted:
+            return
+        known = read_evaluation(reference)
+        if known is None:
+            self.add("retrained", load(reference, **options))
+        else:
+            self.evaluations["retrained"] = known
 
 
 def _check_output(loaded: Loaded, output: Output) -> None:
@@ -142,6 +166,7 @@ def _results(
 
 
 def _write_weights(loaded: Loaded, chosen: Descent, folder: Path, output: Output) -> None:
+    folder.mkdir()
     save_model(loaded, folder / "model")
     if output != "model":
         patch.create(
