@@ -31,7 +31,7 @@ FINETUNING = Finetuning(lr=2e-3, epochs=12, batch_size=32, rate=Linear(warmup=0.
 MAX_NEW_TOKENS = 32  # the longest answer has 28
 MEMORISED = 0.9  # extraction strength on forget that the original must reach and the retrained must not
 
-# The best of five settings each on seeds 100 and 101, which are never reported: studies/demo/tune.py.
+# The best of five settings each on seeds 100 and 101, which are not reported: studies/demo/tune.py.
 METHODS: dict[str, dict[str, Any]] = {
     "gradascent": {"steps": 30, "lr": 1e-4},
     "graddiff": {"steps": 50, "lr": 1e-4},
