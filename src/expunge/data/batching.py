@@ -1,5 +1,6 @@
 """Batches: padding that never changes a result, and an order that wastes little of it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -52,8 +53,24 @@ def collate(items: Sequence[Encoded], pad: int = 0, side: Side = "right") -> Bat
     return Batch(ids, mask if side == "left" else None, predicts, labels, row)
 
 
+def packs(lengths: Sequence[int], batch_size: int, room: float = math.inf) -> list[list[int]]:
+    """Indices of examples of these lengths in passes of like length, the longest first.
+
+    A pass holds at most `batch_size` examples and, padded to its longest, at most `room` tokens; an example that is
+    longer than `room` stands alone. Of examples of equal length the earlier comes first.
+    """
+    passes: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        last = passes[-1] if passes else None
+        if last is None or len(last) == batch_size or (len(last) + 1) * longest > room:
+            passes.append([index])
+            longest = lengths[index]
+        else:
+            last.append(index)
+    return passes
+
+
 def by_length(items: Sequence[Encoded] | Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
     """Indices of `items` in batches of like length, the longest first (so that a lack of memory shows at once)."""
-    order = sorted(range(len(items)), key=lambda index: (-len(items[index]), index))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    yield from packs([len(item) for item in items], batch_size)

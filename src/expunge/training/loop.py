@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from expunge.data import collate
+from expunge.data import collate, packs
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import global_norm
 from expunge.models import Loaded, answers
@@ -240,15 +240,9 @@ class _Loop:
         holds at most `batch_size` examples, and on a CPU no more tokens than make it efficient.
         """
         mine = [(name, index) for name, indices in chosen.items() for index in indices[self.rank :: self.world]]
-        lengths = {pair: self.sides[pair[0]].length(pair[1]) for pair in mine}
+        lengths = [self.sides[name].length(index) for name, index in mine]
         room = CPU_TOKENS if self.accelerator.device.type == "cpu" else math.inf
-        passes: list[list[tuple[str, int]]] = []
-        for pair in sorted(mine, key=lambda pair: -lengths[pair]):
-            last = passes[-1] if passes else None
-            if last is None or len(last) == self.plan.batch_size or (len(last) + 1) * lengths[last[0]] > room:
-                passes.append([pair])
-            else:
-                last.append(pair)
+        passes = [[mine[place] for place in part] for part in packs(lengths, self.plan.batch_size, room)]
         return [{name: [index for side, index in part if side == name] for name in dict(part)} for part in passes]
 
     def _forward(
