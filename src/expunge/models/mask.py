@@ -1,0 +1,126 @@
+"""Which entries of a model's parameters an update may touch: hard masks as packed bits, soft ones as weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.errors import ConfigurationError
+from expunge.files import atomic_path
+from expunge.models.checkpoint import NAMES, fingerprint, read_file, write_file
+from expunge.models.loading import Loaded
+
+KEY = "expunge-mask"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One value for every entry of every parameter a descent may train.
+
+    Hard: `tensors[name]` holds the bits of a parameter, eight to a byte, the first entry in the lowest bit: uint8,
+    [⌈n/8⌉]; 1 is trained, 0 stays frozen. Soft: `tensors[name]` holds floats in the parameter's shape by which the
+    update is multiplied. `info` says what made it: attribution, settings, the model's fingerprint, counts of examples.
+    """
+
+    tensors: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Tensor], info: Mapping[str, Any] | None = None) -> "Mask":
+        """From one boolean (hard) or floating (soft) tensor a parameter."""
+        shapes = {name: tuple(value.shape) for name, value in values.items()}
+        packed = {name: pack(value) if value.dtype == torch.bool else value.cpu() for name, value in values.items()}
+        return cls(packed, shapes, dict(info or {}))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The parameter's mask in its shape: boolean (hard) or floating (soft)."""
+        tensor, shape = self.tensors[name], self.shapes[name]
+        return tensor if self.soft else unpack(tensor, shape)
+
+    @property
+    def soft(self) -> bool:
+        return any(tensor.is_floating_point() for tensor in self.tensors.values())
+
+    @cached_property
+    def kept(self) -> dict[str, int | float]:
+        """Entries of each parameter that may change (hard), or the sum of its weights (soft)."""
+        if self.soft:
+            return {name: float(tensor.double().sum()) for name, tensor in self.tensors.items()}
+        return {name: int(_BITS[tensor.numpy()].sum(dtype=np.int64)) for name, tensor in self.tensors.items()}
+
+    @property
+    def entries(self) -> int:
+        return sum(map(prod, self.shapes.values()))
+
+    @property
+    def density(self) -> float:
+        """The share of entries kept, or their mean weight."""
+        return sum(self.kept.values()) / max(1, self.entries)
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a safetensors file. Raises OutputExistsError as `files.atomic_path` does."""
+        path = Path(path)
+        text = json.dumps({"format": VERSION, "shapes": self.shapes, "info": self.info}, default=str)
+        layout = {name: (NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self.tensors.items()}
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            write_file(temporary, layout, lambda name: self.tensors[name], {KEY: text})
+        return path
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Mask":
+        """Read a mask file. Raises ConfigurationError if it is missing, damaged or no mask."""
+        path = Path(path)
+        metadata, stored = read_file(path, ConfigurationError)
+        try:
+            head = json.loads(metadata[KEY])
+            shapes = {name: tuple(shape) for name, shape in head["shapes"].items()}
+        except (KeyError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigurationError(
+                f"{path} is no mask: its header has no readable entry {KEY!r}. Make one with `expunge attribute`."
+            ) from error
+        if head.get("format") != VERSION or set(shapes) != set(stored):
+            raise ConfigurationError(f"{path} is damaged or of another format: make it again with `expunge attribute`.")
+        for name, item in stored.items():
+            expected = (-(-prod(shapes[name]) // 8),) if item.dtype == "U8" else shapes[name]
+            if item.shape != expected:
+                raise ConfigurationError(f"{path} is damaged: {name} does not hold {prod(shapes[name])} entries.")
+        return cls({name: item.read() for name, item in stored.items()}, shapes, head.get("info", {}))
+
+    def check(self, loaded: Loaded) -> None:
+        """Raise ConfigurationError unless this mask was made for exactly these weights and trainable parameters."""
+        wanted = {name: tuple(param.shape) for name, param in loaded.model.named_parameters() if param.requires_grad}
+        for name in sorted(wanted.keys() | self.shapes.keys()):
+            if wanted.get(name) != self.shapes.get(name):
+                theirs, ours = self.shapes.get(name, "none"), wanted.get(name, "none")
+                raise ConfigurationError(
+                    f"The mask is for another model: {name} has shape {theirs} in the mask and {ours} in {loaded.folder}. "
+                    "Make a mask for this model with `expunge attribute`."
+                )
+        made_for = self.info.get("model")
+        if made_for and loaded.folder.is_dir() and fingerprint(loaded.folder) != made_for:
+            raise ConfigurationError(
+                f"The mask was made for other weights (fingerprint {made_for[:16]}…) than those of {loaded.folder}. "
+                "Make a mask for this model with `expunge attribute`."
+            )
+
+
+_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+
+
+def pack(mask: Tensor) -> Tensor:
+    """A boolean tensor of n entries as bits: uint8, [⌈n/8⌉]."""
+    return torch.from_numpy(np.packbits(mask.detach().cpu().reshape(-1).numpy(), bitorder="little"))
+
+
+def unpack(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack`."""
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=prod(shape), bitorder="little").view(bool)).reshape(shape)
