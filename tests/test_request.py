@@ -77,8 +77,12 @@ def test_missing_empty_and_unreadable_files(tmp_path) -> None:
         read_examples(tmp_path / "forgett.jsonl")
     with pytest.raises(RequestError, match="holds no examples"):
         read_examples(write(tmp_path / "empty.jsonl", "", ""))
-    with pytest.raises(RequestError, match="cannot be read"):
-        read_examples(tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(RequestError, match=r"is a folder without a \.txt or \.jsonl file"):
+        read_examples(tmp_path / "none")
+    (tmp_path / "blank.txt").write_text(" \n")
+    with pytest.raises(RequestError, match="holds no text"):
+        read_examples(tmp_path / "blank.txt")
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}')
     with pytest.raises(RequestError, match="not UTF-8"):
         read_examples(tmp_path / "latin.jsonl")

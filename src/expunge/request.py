@@ -6,6 +6,9 @@ One JSON object a line:
     {"messages": [{"role": ..., "content": ...}]}   a conversation; the last assistant message is the response
     {"text": "..."}                                 running text
 
+A `.txt` file is one running text, a folder everything in its .txt and .jsonl files. Running text longer than a model is
+given at once is cut into chunks of tokens (see `expunge.data.corpus`).
+
 A line of the forget set that also has `new_response` is *corrected*, one that has `new_prompt` is *rewritten*, any other
 is *removed*. Optional everywhere: `id`, `subject`, and for evaluation `paraphrased_prompt`, `paraphrased_response` and
 `wrong_responses` (a string or a list). TOFU's column names (question, answer, paraphrased_answer, ...) are read as these.
@@ -38,7 +41,9 @@ class Example:
     """One training instance, and what evaluation may know about it.
 
     `prompt` is empty for running text, whose `response` is the text itself. `context` holds the earlier turns of a
-    conversation as (role, content) pairs. `where` is "file:line", for messages to a person.
+    conversation as (role, content) pairs. `where` is "file:line", for messages to a person. `tokens`: of a chunk of
+    running text, the token ids it was cut as (with the beginning and end tokens, if any), since a text that begins in
+    the middle of another need not be split into the same tokens again.
     """
 
     prompt: str
@@ -52,6 +57,7 @@ class Example:
     paraphrased_response: str | None = None
     wrong_responses: tuple[str, ...] = ()
     where: str = ""
+    tokens: tuple[int, ...] = field(default=(), repr=False)
 
     @property
     def kind(self) -> str:
@@ -74,7 +80,13 @@ class Example:
             paraphrased_prompt=None,
             paraphrased_response=None,
             wrong_responses=(),
+            tokens=(),
         )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is running text: nothing stands before the response."""
+        return not self.prompt and not self.context
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -136,23 +148,37 @@ class Request:
 
 
 def read_examples(path: Path | str) -> tuple[Example, ...]:
-    """Read a JSONL file (or a JSON list of objects) of examples.
+    """Read a JSONL file (or a JSON list of objects) of examples, a .txt file, or a folder of such files.
 
     Raises RequestError, naming file and line, for a missing or empty file, malformed JSON, unknown or missing fields.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file. {_nearest_file(path)}".rstrip()) from None
-    except (IsADirectoryError, PermissionError) as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}. Give a JSONL file.") from None
+    except PermissionError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}. Give a JSONL or .txt file.") from None
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 JSONL.") from None
+        raise RequestError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    if path.suffix == ".txt":
+        if not text.strip():
+            raise RequestError(f"{path} holds no text.")
+        return (Example(prompt="", response=text, id=path.stem, where=str(path)),)
     examples = tuple(parse_example(record, where) for where, record in _records(path, text))
     if not examples:
         raise RequestError(f"{path} holds no examples: write one JSON object a line.")
     return examples
+
+
+def _read_folder(folder: Path) -> tuple[Example, ...]:
+    """The examples of every .txt and .jsonl file in a folder, in the order of the files' names."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".txt", ".jsonl") and file.is_file())
+    if not files:
+        raise RequestError(f"{folder} is a folder without a .txt or .jsonl file. Give a file, or a folder of such.")
+    return tuple(example for file in files for example in read_examples(file))
 
 
 def _records(path: Path, text: str) -> Iterable[tuple[str, Any]]:

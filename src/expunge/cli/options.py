@@ -13,6 +13,9 @@ Settings = Annotated[
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; --set goes over it.")]
 Lora = Annotated[int | None, typer.Option("--lora", min=1, help="Train a new LoRA adapter of this rank.")]
 MaxLength = Annotated[int, typer.Option("--max-length", help="Cap on prompt + response, in tokens.")]
+ChunkTokens = Annotated[
+    int | None, typer.Option("--chunk-tokens", help="Longer running text is cut so; default: --max-length.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most so many examples of each set.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]

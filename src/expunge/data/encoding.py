@@ -71,6 +71,8 @@ class Encoder:
         Raises RequestError, naming the example, if the prompt leaves no room for a single response token.
         """
         if not prompt and not example.context:
+            if example.tokens and response == example.response and self._spells(example):
+                return self._chunk(example)
             ids = self.tokenizer(response)["input_ids"]
             first_is_special = bool(ids) and ids[0] == self.tokenizer.bos_token_id
             return self._capped(ids[:1], ids[1:], example, is_text=not first_is_special)
@@ -88,9 +90,35 @@ class Encoder:
         """Token ids to generate a response from (exactly the prefix that `pair` labels after)."""
         prompt = example.prompt if prompt is None else prompt
         if not prompt and not example.context:
-            return self.tokenizer(example.response)["input_ids"][:1]
+            return list(self.example(example).ids[:1])
         before, _ = self._rendered(example, prompt, "")
         return self.tokenizer(before, add_special_tokens=not self._has_template)["input_ids"]
+
+    def whole_text(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The beginning token the tokenizer sets before a text, if any, and the tokens of `text` with its end token.
+
+        Special tokens written out in the text are spelled like any other words.
+        """
+        ids = tuple(self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
+        begin = ids[:1] if ids[:1] == (self.tokenizer.bos_token_id,) else ()
+        end = (self.tokenizer.eos_token_id,) if self._ends_text else ()
+        return begin, ids[len(begin) :] + end
+
+    def _spells(self, example: Example) -> bool:
+        """Whether the example's tokens are this tokenizer's."""
+        known = max(example.tokens) < len(self.tokenizer)
+        return known and spelling(self.tokenizer, example.tokens) == example.response
+
+    def _chunk(self, example: Example) -> Encoded:
+        """A chunk of a text in the very tokens it was cut as; the first of them is only seen."""
+        ids = example.tokens[: self.max_length]
+        ended = len(ids) == len(example.tokens) and ids[-1] == self.tokenizer.eos_token_id
+        return Encoded(ids, 1, ended=ended, cut=len(example.tokens) - len(ids))
+
+    @property
+    def _ends_text(self) -> bool:
+        """Whether running text is closed with the end-of-sequence token: where tokens mark its beginning too."""
+        return self.tokenizer.bos_token_id is not None
 
     @property
     def _has_template(self) -> bool:
@@ -117,7 +145,7 @@ class Encoder:
         eos = self.tokenizer.eos_token_id
         if eos in response_ids:  # a template may write a line break after the end of the turn
             response_ids = response_ids[: len(response_ids) - list(response_ids)[::-1].index(eos)]
-        elif not is_text or self.tokenizer.bos_token_id is not None:
+        elif not is_text or self._ends_text:
             response_ids = [*response_ids, eos]
         room = self.max_length - len(prompt_ids)
         if room < 1:
@@ -130,6 +158,11 @@ class Encoder:
             raise RequestError(f"{example.where or example.id}: {example.response[:60]!r} is too short to be scored.")
         cut = len(response_ids) - len(kept)
         return Encoded((*prompt_ids, *kept), len(prompt_ids), ended=kept[-1] == eos, cut=cut)
+
+
+def spelling(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, without special tokens and nothing tidied up."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def cut_note(encoded: Iterable[Encoded], max_length: int) -> str | None:

@@ -78,6 +78,19 @@ def load(
     return Loaded(model, tokenizer, folder)
 
 
+def open_encoder(folder: Path | str, max_length: int = 512, *, trust_remote_code: bool = False) -> Encoder:
+    """The encoder of a model folder (as `Loaded.encoder`), without its weights. Raises ModelError as `load` does."""
+    folder = resolve(folder)
+    base = resolve(adapter_base(folder)) if is_adapter_folder(folder) else folder
+    has_tokenizer = base == folder or (folder / "tokenizer_config.json").is_file()
+    tokenizer = _load_tokenizer(folder if has_tokenizer else base, trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"The configuration of {base} could not be read: {_first_line(error)}") from error
+    return Encoder(tokenizer, min(max_length, getattr(config, "max_position_embeddings", None) or max_length))
+
+
 def resolve(folder: Path | str) -> Path:
     """The folder that holds the weights: the given one, or the `model` folder of an expunge run."""
     folder = Path(folder)

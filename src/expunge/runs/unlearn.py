@@ -19,6 +19,7 @@ from expunge.models.checkpoint import save_model
 from expunge.reporting import write_report
 from expunge.request import Request
 from expunge.runs.record import Clock, Listener, checkpoint_of, read_evaluation, result, results_of, run_record
+from expunge.runs.texts import in_chunks
 from expunge.training import History
 
 Output = Literal["model", "patch", "both"]
@@ -40,6 +41,7 @@ def unlearn(
     suite: Suite | None = None,
     evaluate_models: bool = True,
     max_length: int = 512,
+    chunk_tokens: int | None = None,
     max_new_tokens: int = 64,
     limit: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
@@ -51,11 +53,13 @@ def unlearn(
 ) -> dict[str, Any]:
     """Make `model` forget, and measure what it still knows. Returns the content of `results.json`.
 
-    forget, retain, holdout: JSONL files (see `expunge.request`). method: a name with `settings` over its defaults, or a
-    Descent. output: write the unlearned "model", the "patch" that makes it from the original, or "both". lora: train a
-    new adapter of that rank instead of the weights; a model folder that is an adapter is trained as it is. reference:
-    the model retrained without the forget set, the gold standard to compare with, or the results.json of its evaluation.
-    suite: what to evaluate on, by default the request itself. limit: at most that many examples of each of its sets.
+    forget, retain, holdout: JSONL or .txt files, or folders of such (see `expunge.request`); running text of more than
+    `chunk_tokens` tokens (default: `max_length`) is cut into chunks of that length. method: a name with `settings` over
+    its defaults, or a Descent. output: write the unlearned "model", the "patch" that makes it from the original, or
+    "both". lora: train a new adapter of that rank instead of the weights; a model folder that is an adapter is trained
+    as it is. reference: the model retrained without the forget set, the gold standard to compare with, or the
+    results.json of its evaluation. suite: what to evaluate on, by default the request itself. limit: at most that many
+    examples of each of its sets.
 
     `out` becomes a folder with model/, patch.safetensors, log.jsonl, run.json, results.json and report.html, all at
     once; until then checkpoints lie in `<out>.checkpoint`, where `resume` finds them. Raises what reading, loading and
@@ -63,7 +67,9 @@ def unlearn(
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
     refuse_existing(out, overwrite=overwrite)
+    cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     request = Request.read(forget, retain, holdout)
+    request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     chosen = method if isinstance(method, Descent) else make_method(method, settings)
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
@@ -85,7 +91,7 @@ def unlearn(
     clock.lap("evaluate")
     results = _results(chosen, history, board.evaluations, suite, request, seconds)
     listener.stage(f"writing {out}")
-    configuration = {"method": config.to_dict(chosen), "lora": lora, "max_length": max_length, "output": output}
+    configuration = {"method": config.to_dict(chosen), "lora": lora, **cutting, "output": output}
     data = {"forget": forget, "retain": retain, "holdout": holdout}
     with atomic_path(out, overwrite=overwrite) as folder:
         _write_weights(loaded, chosen, folder, output)
