@@ -1,17 +1,15 @@
 """Losses from preference optimisation: log-sigmoids of how likely an answer still is. S = −log p(response | prompt)."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from expunge import config
+from expunge.config import Positive
 from expunge.losses.contract import Reads, Reference, ReferenceKind
 from expunge.models import Answers
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Descent: the composition every gradient method of the field is one line of."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from expunge import config
+from expunge.config import Count, NonNegative, Positive
 from expunge.data import Encoder, by_length, collate, cut_note
 from expunge.errors import ConfigurationError, RequestError
 from expunge.losses import LOSSES, NLL, Ascent, Loss
+from expunge.methods.contract import Context
 from expunge.models import Loaded, answers
 from expunge.request import Example, Request
 from expunge.training import (
@@ -26,21 +27,6 @@ from expunge.training import (
     WeightedSum,
     descend,
 )
-from expunge.training.loop import Progress
-
-Count = Annotated[int, Field(gt=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to tell."""
-
-    encoder: Encoder
-    checkpoint: Path | None = None
-    resume: bool = False
-    progress: Progress | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

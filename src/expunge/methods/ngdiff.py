@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from expunge.config import Positive
 from expunge.losses import NLL, Ascent, Loss
-from expunge.methods.descent import Descent, Positive
+from expunge.methods.descent import Descent
 from expunge.training import Combination, GeN, NormalizedDifference, Rate
 
 

@@ -116,6 +116,7 @@ def result(
     if history is not None:
         run["stopped"] = history.stopped
         run["log"] = history.log
+        run |= history.found
     run["notes"] = [*found["notes"], *(history.notes if history else ())]
     run["examples"] = found["examples"]
     return run

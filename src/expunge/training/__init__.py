@@ -8,6 +8,7 @@ from expunge.training.combine import (
     Scalarisation,
     WeightedSum,
 )
+from expunge.training.finetuning import Finetuning
 from expunge.training.loop import History, Plan, descend
 from expunge.training.rates import RATES, Constant, GeN, Linear, Rate
 from expunge.training.sides import Side
@@ -17,6 +18,7 @@ __all__ = [
     "RATES",
     "Combination",
     "Constant",
+    "Finetuning",
     "GeN",
     "History",
     "Linear",

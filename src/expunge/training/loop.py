@@ -65,11 +65,12 @@ class Plan:
 
 @dataclass
 class History:
-    """What happened: one entry a step, and why the loop ended."""
+    """What happened: one entry a step, why the loop ended, notes, and what else a report shows (`found`)."""
 
     log: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
     notes: list[str] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
