@@ -1,0 +1,32 @@
+"""What a method is: a frozen dataclass of settings, called with a model, a request and a context."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from expunge.data import Encoder
+from expunge.models import Loaded
+from expunge.request import Request
+from expunge.training import History
+from expunge.training.loop import Progress
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to tell."""
+
+    encoder: Encoder
+    checkpoint: Path | None = None
+    resume: bool = False
+    progress: Progress | None = None
+
+
+class Method(Protocol):
+    """Makes `loaded.model` forget, in place. Its fields are its settings; one of them is `seed`."""
+
+    @property
+    def seed(self) -> int: ...
+
+    def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
+        """Change the trainable parameters, and tell what happened."""
+        ...
