@@ -10,12 +10,13 @@ from expunge.cli import options
 
 def finetune(
     model: options.Model,
-    data: Annotated[list[Path], typer.Option("--data", help="JSONL of examples; may be given many times.")],
+    data: Annotated[list[Path], typer.Option("--data", help="JSONL or .txt; may be given many times.")],
     out: options.Out,
     config: options.Config = None,
     set_: options.Settings = None,
     lora: options.Lora = None,
     max_length: options.MaxLength = 512,
+    chunk_tokens: options.ChunkTokens = None,
     dtype: options.Dtype = "float32",
     device: options.Device = None,
     resume: options.Resume = False,
@@ -35,6 +36,7 @@ def finetune(
             settings=options.settings(config, set_),
             lora=lora,
             max_length=max_length,
+            chunk_tokens=chunk_tokens,
             dtype=dtype,
             device=device,
             resume=resume,
