@@ -12,9 +12,9 @@ Losses = Callable[[Sequence[int]], Tensor]
 """Indices of B examples → their losses [B], with a graph to the parameters."""
 
 Progress = Callable[[int], None]
-"""Told how many examples are done, after each pass."""
+"""Told after each pass how many examples are done."""
 
-FLUSH = 64  # passes summed before their sum joins the total: fp32 error grows with the longest chain of additions
+CHAIN = 64  # additions in a row before their sum joins the total: the error of fp32 sums grows with the longest chain
 
 
 def mean_gradient(
@@ -27,77 +27,97 @@ def mean_gradient(
     """ḡ = (1/N) Σ_i ∇l_i over the N examples of all passes: one fp32 tensor of the parameter's shape per name.
 
     Any way of cutting the same examples into passes gives the same ḡ within 1e-6 of each tensor's norm, for fp32
-    weights and losses that do not depend on an example's neighbours; of weights in bf16 the gradient of a pass is
-    rounded to bf16 by autograd before it is summed here in fp32. A parameter the loss does not reach gets zeros.
-    `params` may be frozen; their `requires_grad` and `grad` are left as they were. The model is run as it is: call
-    `model.eval()` first, or dropout makes the result random. Besides the graph of one pass, this takes twice the
-    parameters' memory in fp32 and one gradient.
+    weights and losses that do not depend on an example's neighbours; autograd rounds a pass's gradient of bf16 weights
+    to bf16 before it is summed here in fp32. A parameter the losses do not reach gets zeros. `params` may be frozen;
+    their `requires_grad` and `grad` are left as they were. The model runs as it is: call `model.eval()` first, or
+    dropout makes the result random. Besides the graph of one pass, this takes the memory of the parameters in fp32
+    twice (three times from 64 passes on).
 
-    Raises DivergedError, naming the parameter, if its gradient is not finite, and ConfigurationError without examples.
+    Raises DivergedError, naming the parameter, if a gradient is not finite; ConfigurationError if there is no example.
     """
-    sums = Sums(params)
-    count = 0
+    sums, count = Sums(params), 0
     with watched(params.values()):
         for indices in passes:
             total = losses(indices).sum()
-            gradients = torch.autograd.grad(total, list(params.values()), allow_unused=True)
-            sums.add(dict(zip(params, gradients, strict=True)))
+            for name, gradient in zip(params, backward(total, list(params.values())), strict=True):
+                if gradient is not None:
+                    sums.at(name).add_(gradient)
+            sums.added()
             count += len(indices)
+            stop_if_diverged(total, sums)
             if progress:
                 progress(count)
     if not count:
         raise ConfigurationError("There is no example to take a gradient of: the set is empty.")
-    return finite(sums.result(count))
+    return finite(sums.over(count))
 
 
 class Sums:
-    """Sums of many tensors per name in fp32, in two levels: the terms of FLUSH passes, and those sums."""
+    """A sum of tensors per name, in fp32 and in two levels: of `chain` terms each, and of those sums.
 
-    def __init__(self, like: Mapping[str, Tensor]) -> None:
-        self.total = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in like.items()}
-        self.recent = dict[str, Tensor]()
-        self.passes = 0
+    `chain` = None adds everything in one row, which is exact enough where all terms are of one sign.
+    """
 
-    def add(self, terms: Mapping[str, Tensor | None]) -> None:
-        """Add the terms of one pass, at most one per name; None adds nothing."""
-        for name, term in terms.items():
-            if term is None:
-                continue
-            if name in self.recent:
-                self.recent[name] += term
-            else:
-                self.recent[name] = term.to(torch.float32, copy=True)
-        self.end_pass()
+    def __init__(self, like: Mapping[str, Tensor], chain: int | None = CHAIN) -> None:
+        self._like, self._chain, self._length = dict(like), chain, 0
+        self._total = dict[str, Tensor]()
+        self._recent = dict[str, Tensor]()
 
-    def end_pass(self) -> None:
-        self.passes += 1
-        if self.passes % FLUSH == 0:
+    def at(self, name: str) -> Tensor:
+        """The tensor to add terms of this name to, in place."""
+        if name not in self._recent:
+            self._recent[name] = torch.zeros_like(self._like[name], dtype=torch.float32, requires_grad=False)
+        return self._recent[name]
+
+    def added(self, terms: int = 1) -> None:
+        """Say that so many terms were added to each."""
+        self._length += terms
+        if self._chain is not None and self._length >= self._chain:
             self._flush()
 
-    def result(self, count: int) -> dict[str, Tensor]:
-        """The sums divided by `count`."""
+    def over(self, count: int) -> dict[str, Tensor]:
+        """The sums divided by `count`; zeros where nothing was added. Ends the summation."""
         self._flush()
-        return {name: total.div_(count) for name, total in self.total.items()}
+        return {name: self._total.pop(name, self.at(name)).div_(count) for name in self._like}
 
     def _flush(self) -> None:
-        for name, recent in self.recent.items():
-            self.total[name] += recent
-        self.recent.clear()
+        self._length = 0
+        for name in list(self._recent):
+            if name in self._total:
+                self._total[name] += self._recent[name]
+                self._recent[name].zero_()
+            else:
+                self._total[name] = self._recent.pop(name)
+
+
+def backward(total: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """d total / d tensor for each, None where `total` does not depend on it; nothing is stored in any `grad`."""
+    if not total.requires_grad:
+        return [None] * len(tensors)
+    return torch.autograd.grad(total, tensors, allow_unused=True)
 
 
 @contextmanager
 def watched(params: Iterable[nn.Parameter], others: Iterable[nn.Parameter] = ()) -> Iterator[None]:
     """Let gradients be taken with respect to `params` and not to `others`; afterwards all are as they were."""
-    wanted = [(param, True) for param in params] + [(param, False) for param in others]
-    before = [param.requires_grad for param, _ in wanted]
+    flags = [(param, True, param.requires_grad) for param in params]
+    flags += [(param, False, param.requires_grad) for param in others]
     try:
+        for param, during, _ in flags:
+            param.requires_grad_(during)
         with torch.enable_grad():
-            for param, flag in wanted:
-                param.requires_grad_(flag)
             yield
     finally:
-        for (param, _), flag in zip(wanted, before, strict=True):
-            param.requires_grad_(flag)
+        for param, _, before in flags:
+            param.requires_grad_(before)
+
+
+def stop_if_diverged(total: Tensor, *sums: Sums) -> None:
+    """Raise DivergedError as soon as a pass's loss is not finite, rather than after the last pass."""
+    if not torch.isfinite(total):
+        for each in sums:
+            finite(each.over(1))
+        raise DivergedError(f"The loss of an example is {total.item()}. Check the model, or load it in fp32.")
 
 
 def finite(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +125,7 @@ def finite(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, gradient in gradients.items():
         if not torch.isfinite(gradient).all():
             raise DivergedError(
-                f"The gradient of {name} is not finite: a loss overflowed or the weights hold NaN or infinite values. "
-                "Check the model with `expunge evaluate`, or load it in fp32."
+                f"The gradient of {name} is not finite: a loss overflowed, or the weights hold NaN or infinite values. "
+                "Check the model, or load it in fp32."
             )
     return gradients
