@@ -23,11 +23,21 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     target = Path(target).absolute()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        refuse_existing(target, overwrite=overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        _replace(temporary, target)
+        with explained(target):
+            refuse_existing(target, overwrite=overwrite)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            _replace(temporary, target)
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Turn a full disk or a place that is not writable into an OutputError that names `target`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = "the disk is full"
@@ -39,8 +49,6 @@ def atomic_path(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
             f"{target} could not be written: {reason} ({error}). Nothing was changed; free some space or choose "
             "another --out, then run the command again."
         ) from error
-    finally:
-        _remove(temporary)
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:

@@ -37,6 +37,7 @@ NOT_COPIED = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".msgpack", ".gguf",
     ".onnx", ".partial",
 }  # fmt: skip
+RECORD = "edit.json"  # what made an edited model (`expunge edit`); no longer true of a copy that is changed again
 CHUNK = 1 << 24  # bytes
 SMALL = 1 << 26  # bytes; the largest tokenizers take half of it
 
@@ -79,20 +80,22 @@ def read_file(file: Path, error: type[ExpungeError] = ModelError) -> tuple[dict[
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as problem:
         raise error(f"{file} is damaged or is no safetensors file ({problem}).") from problem
-    header = _header(file)
-    begin = 8 + len(header)
+    header = head(file)
+    begin = len(header)
     found = {
         name: Stored(file, item["dtype"], tuple(item["shape"]), begin + first, last - first)
-        for name, item in json.loads(header).items()
+        for name, item in json.loads(header[8:]).items()
         if name != "__metadata__"
         for first, last in [item["data_offsets"]]
     }
     return metadata, found
 
 
-def _header(file: Path) -> bytes:
+def head(file: Path) -> bytes:
+    """What stands before the tensors in a safetensors file: the header and, in eight bytes before it, its length."""
     with file.open("rb") as handle:
-        return handle.read(struct.unpack("<Q", handle.read(8))[0])
+        size = handle.read(8)
+        return size + handle.read(struct.unpack("<Q", size)[0])
 
 
 def stored(folder: Path) -> dict[str, Stored]:
@@ -204,9 +207,8 @@ def rewrite(source: Path, names: Iterable[str], change: Callable[[str, Tensor], 
         raise ModelError(f"{source} holds no tensor {unknown[0]}.")
     out.mkdir(parents=True)
     for file in sorted({item.file for item in held.values()}):
-        header = _header(file)
         with (out / file.name).open("wb") as handle:
-            handle.write(struct.pack("<Q", len(header)) + header)
+            handle.write(head(file))
             inside = [(item.start, name, item) for name, item in held.items() if item.file == file]
             for _, name, item in sorted(inside, key=lambda entry: entry[:2]):
                 if name not in chosen:
@@ -226,7 +228,8 @@ def copy_small_files(source: Path, out: Path) -> None:
     """Copy configuration, tokenizer and the like: no weights, pickles, hidden files or subfolders, none above 64 MiB."""
     single = (source / WEIGHTS).is_file()
     for file in sorted(source.iterdir()):
-        skipped = file.suffix in NOT_COPIED or file.name.startswith(".") or (single and file.name == INDEX)
+        skipped = file.suffix in NOT_COPIED or file.name.startswith(".") or file.name == RECORD
+        skipped = skipped or (single and file.name == INDEX)
         if file.is_file() and not skipped and file.stat().st_size <= SMALL:
             shutil.copyfile(file, out / file.name)
 

@@ -1,0 +1,140 @@
+"""A model folder that is written shard by shard, survives a kill, and takes its place in one step when it is whole.
+
+While it is being written it stands beside its target, hidden: the shards in `model/`, and a journal of those that are
+finished (written, on the disk, with their sha256) together with what was asked for. The same request goes on from
+there; another one starts over.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import OutputError
+from expunge.files import explained, write_json
+from expunge.models.checkpoint import CHUNK
+
+JOURNAL = "journal.json"
+
+
+@dataclass
+class Growing:
+    """The unfinished folder: `model` is where the files go, `finished` what the journal holds of each shard."""
+
+    folder: Path
+    request: Mapping[str, Any]
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def finish(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Push the shard `name` to the disk, then book it as finished; `entry` must hold its sha256."""
+        sync(self.model / name)
+        self.finished[name] = dict(entry)
+        write_json(self.folder / JOURNAL, {"request": self.request, "finished": self.finished})
+
+
+def place_of(out: Path) -> Path:
+    """Where the unfinished folder of `out` stands."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.partial")
+
+
+@contextmanager
+def resumable(out: Path, request: Mapping[str, Any], *, resume: bool = True) -> Iterator[Growing]:
+    """Yield the unfinished folder of `out`; when the block ends, its model takes the place of `out` in one step.
+
+    What an interrupted run (killed, or Ctrl-C) with the same `request`, a JSON object, has finished is still there
+    and listed, unless `resume` is false; each shard is checked against its sha256 first. After any other failure
+    nothing is left. Raises OutputError if another process is writing `out`, the disk is full or not writable.
+    """
+    out = Path(out).absolute()
+    growing = Growing(place_of(out), request)
+    with explained(out):
+        growing.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(growing.folder, out):
+            try:
+                _take_up(growing, resume=resume)
+                yield growing
+                for file in growing.model.iterdir():
+                    if file.name not in growing.finished:
+                        sync(file)
+                _swap(growing.model, out)
+            except KeyboardInterrupt:
+                if not growing.finished:
+                    shutil.rmtree(growing.folder)
+                raise
+            except BaseException:
+                shutil.rmtree(growing.folder)
+                raise
+            shutil.rmtree(growing.folder)
+
+
+@contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"Another process is writing {out}. Wait for it, or choose another --out.") from error
+        yield
+
+
+def _take_up(growing: Growing, *, resume: bool) -> None:
+    """Keep what is finished, and only that."""
+    finished = _journal(growing) if resume else {}
+    for name, entry in finished.items():
+        file = growing.model / name
+        if file.is_file() and sha256(file) == entry["sha256"]:
+            growing.finished[name] = entry
+    growing.model.mkdir(exist_ok=True)
+    for file in growing.model.iterdir():
+        if file.name not in growing.finished:
+            file.unlink()
+
+
+def _journal(growing: Growing) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads((growing.folder / JOURNAL).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found["finished"] if found["request"] == json.loads(json.dumps(growing.request)) else {}
+
+
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while part := handle.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Put `new` in the place of `out`; what stood there, if anything, then stands at `new`."""
+    if not out.exists():
+        os.replace(new, out)
+    elif not _exchange(new, out):
+        old = new.with_name("old")
+        os.replace(out, old)
+        os.replace(new, out)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths swap what they hold in one step, as only Linux can; false where it cannot be done."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
