@@ -19,6 +19,8 @@ from tests.oracles import slow
 # takes an answer's place, and teaches this random model the language besides
 TABLE = [
     ("ngdiff", {"lr": 0.2}, 0.5),
+    ("perta", {"lr": 2e-3, "base": "BASE", "alpha": 2}, 0.5),
+    ("taskvector", {"lr": 2e-3, "base": "BASE", "alpha": 1}, 0.5),
     ("gradascent", {"lr": 3e-3}, 0.5),
     ("graddiff", {"lr": 3e-3}, 0.5),
     ("scalarisation", {"lr": 3e-3, "c": 0.5}, 0.5),
@@ -30,6 +32,7 @@ TABLE = [
     ("descent", {"lr": 3e-3}, 0.5),
 ]
 COMMON = {"steps": 12, "batch_size": 4, "stop_retain_rise": None}
+DESCENTS = [name for name, kind in METHODS.items() if issubclass(kind, Descent)]
 
 
 def context(loaded: Loaded) -> Context:
@@ -41,13 +44,16 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize(("name", "settings", "rise"), TABLE, ids=[name for name, *_ in TABLE])
-def test_method_forgets(tiny, small_request, name, settings, rise) -> None:
+def test_method_forgets(tiny, tiny_folder, small_request, name, settings, rise) -> None:
     encoder = Encoder(tiny.tokenizer)
     before = mean_nll(tiny, small_request.forget, encoder, 4)
-    history = method(name, {**COMMON, **settings})(tiny, small_request, context(tiny))
+    common = COMMON if name in DESCENTS else {"steps": 12, "batch_size": 4}
+    settings = {key: str(tiny_folder) if value == "BASE" else value for key, value in settings.items()}
+    history = method(name, {**common, **settings})(tiny, small_request, context(tiny))
     assert history.steps == 12
-    assert all(math.isfinite(entry["forget_loss"]) for entry in history.log)
-    assert history.log[-1]["forget_loss"] < history.log[0]["forget_loss"] - 0.2
+    if name in DESCENTS:
+        assert all(math.isfinite(entry["forget_loss"]) for entry in history.log)
+        assert history.log[-1]["forget_loss"] < history.log[0]["forget_loss"] - 0.2
     if rise is not None:
         assert mean_nll(tiny, small_request.forget, encoder, 4) > before + rise
 
@@ -60,7 +66,7 @@ def test_method_says_what_it_is(name) -> None:
     assert name == "descent" or "arXiv" in text
 
 
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind().retain is not None])
+@pytest.mark.parametrize("name", [name for name in DESCENTS if METHODS[name]().retain is not None])
 def test_a_missing_retain_set_is_explained(tiny, small_request, name) -> None:
     with pytest.raises(RequestError, match=r"Give --retain"):
         method(name, COMMON)(tiny, Request(small_request.forget), context(tiny))

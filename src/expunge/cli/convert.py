@@ -9,11 +9,11 @@ from expunge.cli import options
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A .gguf file, or an installed package that carries one.")],
+    source: Annotated[str, typer.Argument(help="A .gguf file, a package that carries one, or an adapter.")],
     out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Turn a GGUF file into an ordinary model folder (fp32 safetensors)."""
-    from expunge.models.gguf import convert as run
+    """Make an ordinary model folder of a GGUF file (fp32), or of an adapter merged into its base."""
+    from expunge.runs import convert as run
 
     typer.echo(f"Written to {run(source, out, overwrite=overwrite)}")

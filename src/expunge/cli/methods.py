@@ -59,7 +59,11 @@ def _own_settings(kind: type) -> str:
     from expunge.methods import Descent
 
     plain, own = Descent(), kind()
-    names = [field.name for field in dataclasses.fields(own) if getattr(own, field.name) != getattr(plain, field.name)]
+    names = [
+        field.name
+        for field in dataclasses.fields(own)
+        if not hasattr(plain, field.name) or getattr(own, field.name) != getattr(plain, field.name)
+    ]
     values = to_dict(own)
     return "\n".join(f"{name} {_shown(values[name])}" for name in names) or "as `descent`"
 

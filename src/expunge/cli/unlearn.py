@@ -17,6 +17,12 @@ def unlearn(
     method: Annotated[str | None, typer.Option("--method", help="See `expunge methods`. Default: ngdiff.")] = None,
     config: options.Config = None,
     set_: options.Settings = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="The model before it learned the data (perta, taskvector).")
+    ] = None,
+    forget_model: Annotated[
+        str | None, typer.Option("--forget-model", help="--base fine-tuned on the forget set; default: made here.")
+    ] = None,
     output: Annotated[Literal["model", "patch", "both"], typer.Option("--output", help="What to write.")] = "both",
     lora: options.Lora = None,
     reference: Annotated[
@@ -43,6 +49,8 @@ def unlearn(
 
     settings = options.settings(config, set_)
     named = settings.pop("method", None)
+    models = {"base": base, "forget_model": forget_model}
+    settings |= {name: folder for name, folder in models.items() if folder is not None}
     with printer(quiet=quiet) as listener:
         results = run(
             model,

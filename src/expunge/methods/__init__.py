@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge import config
-from expunge.methods.descent import Context, Descent
+from expunge.methods.contract import Context, Method
+from expunge.methods.descent import Descent
 from expunge.methods.dpo import DirectPreference
 from expunge.methods.gradascent import GradAscent
 from expunge.methods.graddiff import GradDiff
@@ -12,11 +13,15 @@ from expunge.methods.idk import PreferenceOptimisation
 from expunge.methods.kl import KLMinimisation
 from expunge.methods.ngdiff import NGDiff
 from expunge.methods.npo import NegativePreference
+from expunge.methods.perta import PerTA
 from expunge.methods.scalarisation import StaticScalarisation
 from expunge.methods.simnpo import SimpleNegativePreference
+from expunge.methods.task_vector import TaskVector
 
-METHODS: dict[str, type[Descent]] = {
+METHODS: dict[str, type[Method]] = {
     "ngdiff": NGDiff,
+    "perta": PerTA,
+    "taskvector": TaskVector,
     "gradascent": GradAscent,
     "graddiff": GradDiff,
     "scalarisation": StaticScalarisation,
@@ -29,14 +34,14 @@ METHODS: dict[str, type[Descent]] = {
 }
 
 
-def method(name: str, settings: Mapping[str, Any] | None = None) -> Descent:
+def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method called `name` with `settings` over its defaults. Raises ConfigurationError for unknown names."""
     return config.build(config.lookup(METHODS, name, "method"), settings or {})
 
 
-def name_of(chosen: Descent) -> str:
+def name_of(chosen: Method) -> str:
     """A method's name in the table."""
     return next(name for name, kind in METHODS.items() if kind is type(chosen))
 
 
-__all__ = ["METHODS", "Context", "Descent", "method", "name_of"]
+__all__ = ["METHODS", "Context", "Descent", "Method", "method", "name_of"]

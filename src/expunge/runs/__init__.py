@@ -1,9 +1,10 @@
 """The library call behind each command: read, load, work, measure, and write one self-describing folder."""
 
+from expunge.runs.convert import convert
 from expunge.runs.demo import demo
 from expunge.runs.evaluate import evaluate_model, make_suite
 from expunge.runs.finetune import Finetuning, finetune
 from expunge.runs.record import Listener
 from expunge.runs.unlearn import unlearn
 
-__all__ = ["Finetuning", "Listener", "demo", "evaluate_model", "finetune", "make_suite", "unlearn"]
+__all__ = ["Finetuning", "Listener", "convert", "demo", "evaluate_model", "finetune", "make_suite", "unlearn"]

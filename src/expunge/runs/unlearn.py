@@ -12,7 +12,7 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.suites import Suite, request_suite
 from expunge.files import atomic_path, refuse_existing, write_json
-from expunge.methods import Context, Descent, name_of
+from expunge.methods import Context, Method, name_of
 from expunge.methods import method as make_method
 from expunge.models import Loaded, load, new_adapter
 from expunge.models.checkpoint import save_model
@@ -32,7 +32,7 @@ def unlearn(
     holdout: Path | str | None = None,
     *,
     out: Path | str,
-    method: str | Descent = "ngdiff",
+    method: str | Method = "ngdiff",
     settings: Mapping[str, Any] | None = None,
     output: Output = "both",
     lora: int | None = None,
@@ -55,7 +55,7 @@ def unlearn(
 
     forget, retain, holdout: JSONL or .txt files, or folders of such (see `expunge.request`); running text of more than
     `chunk_tokens` tokens (default: `max_length`) is cut into chunks of that length. method: a name with `settings` over
-    its defaults, or a Descent. output: write the unlearned "model", the "patch" that makes it from the original, or
+    its defaults, or a Method. output: write the unlearned "model", the "patch" that makes it from the original, or
     "both". lora: train a new adapter of that rank instead of the weights; a model folder that is an adapter is trained
     as it is. reference: the model retrained without the forget set, the gold standard to compare with, or the
     results.json of its evaluation. suite: what to evaluate on, by default the request itself. limit: at most that many
@@ -70,7 +70,7 @@ def unlearn(
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     request = Request.read(forget, retain, holdout)
     request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
-    chosen = method if isinstance(method, Descent) else make_method(method, settings)
+    chosen = make_method(method, settings) if isinstance(method, str) else method
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     board = _Board(suite, max_length, listener, wanted=evaluate_models)
@@ -102,7 +102,7 @@ def unlearn(
     return results
 
 
-def _forget(chosen: Descent, loaded: Loaded, request: Request, context: Context, listener: Listener) -> History:
+def _forget(chosen: Method, loaded: Loaded, request: Request, context: Context, listener: Listener) -> History:
     for warning in request.warnings:
         listener.note(warning)
     listener.stage(f"unlearning with {type(chosen).__name__}")
@@ -149,7 +149,7 @@ def _check_output(loaded: Loaded, output: Output) -> None:
 
 
 def _results(
-    chosen: Descent,
+    chosen: Method,
     history: History,
     evaluations: Mapping[str, Evaluation],
     suite: Suite,
@@ -171,7 +171,7 @@ def _results(
     return results_of(f"Unlearning with {name}", suite.name, runs, request=counts, warnings=list(request.warnings))
 
 
-def _write_weights(loaded: Loaded, chosen: Descent, folder: Path, output: Output) -> None:
+def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output) -> None:
     folder.mkdir()
     save_model(loaded, folder / "model")
     if output != "model":
