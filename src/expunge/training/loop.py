@@ -28,8 +28,10 @@ from expunge.data import collate, packs
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import global_norm
 from expunge.models import Loaded, answers
+from expunge.models.mask import Mask
 from expunge.training import checkpoint, optimizers
 from expunge.training.combine import Combination, Measured
+from expunge.training.masked import Masked
 from expunge.training.rates import GeN, Rate
 from expunge.training.sampling import Stream
 from expunge.training.sides import ReferenceCache, Side
@@ -61,6 +63,7 @@ class Plan:
     stop_retain_nll: float | None = None
     stop_retain_rise: float | None = None
     checkpoint_every: int = 0
+    clip_before_mask: bool = False
 
 
 @dataclass
@@ -83,43 +86,48 @@ def descend(
     *,
     forget: Side | None = None,
     retain: Side | None = None,
+    mask: Mask | None = None,
     folder: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> History:
     """Train `loaded.model` in place on its trainable parameters. Either side may be absent.
 
-    `folder` is where checkpoints go (and where `resume` looks for one). Raises DivergedError at the first loss or
-    gradient that is not finite: the model then holds the weights of the last step whose losses were finite, or of the
-    last checkpoint.
+    With `mask` the update is m ⊙ that of the optimizer, and what it freezes keeps its bits. `folder` is where
+    checkpoints go (and where `resume` looks for one). Raises ConfigurationError for a mask of other parameters, and
+    DivergedError at the first loss or gradient that is not finite: the model then holds the weights of the last step
+    whose losses were finite, or of the last checkpoint.
     """
-    return _Loop(loaded, plan, forget, retain, folder).run(resume, progress)
+    masked = Masked(loaded.model, mask, late=plan.clip_before_mask)
+    with masked.halted():
+        return _Loop(loaded, plan, forget, retain, folder, mask, masked).run(resume, progress)
 
 
 class _Loop:
     def __init__(
-        self, loaded: Loaded, plan: Plan, forget: Side | None, retain: Side | None, folder: Path | None
+        self,
+        loaded: Loaded,
+        plan: Plan,
+        forget: Side | None,
+        retain: Side | None,
+        folder: Path | None,
+        mask: Mask | None,
+        masked: Masked,
     ) -> None:
-        self.plan, self.folder, self.pad = plan, folder, loaded.pad
+        self.plan, self.folder, self.pad, self.mask, self.masked = plan, folder, loaded.pad, mask, masked
         self.sides = {name: side for name, side in (("forget", forget), ("retain", retain)) if side is not None}
         if not plan.combine.fixed and len(self.sides) < 2:
             raise ConfigurationError(f"{type(plan.combine).__name__} needs a forget and a retain set; give both.")
         AcceleratorState._reset_state(reset_partial_state=False)
         self.bare = loaded.model
-        named = [(name, param) for name, param in self.bare.named_parameters() if param.requires_grad]
-        if not named:
-            raise ConfigurationError("The model has no trainable parameters: every one is frozen.")
-        for _, param in named:
-            param.data = param.data.float()  # the master weights; a frozen base keeps its dtype
-        on_cpu = named[0][1].device.type == "cpu"
+        on_cpu = next(iter(masked.seen.values())).device.type == "cpu"
         self.accelerator = Accelerator(mixed_precision="bf16" if plan.precision == "bf16" else "no", cpu=on_cpu)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.model = self._distributed() if self.world > 1 else self.bare
         if plan.batch_size < self.world:
             raise ConfigurationError(f"batch_size {plan.batch_size} is too small for {self.world} processes.")
-        self.names = [name for name, _ in named]
-        self.params = [param for _, param in named]
-        self.optimizer = optimizers.make(plan.optimizer, self.params, plan.lr, plan.weight_decay)
+        self.params = list(masked.measured.values())
+        self.optimizer = optimizers.make(plan.optimizer, list(masked.seen.values()), plan.lr, plan.weight_decay)
         self.streams = {
             name: Stream(len(side.items), 2 * plan.seed + (name == "retain"), side.favoured)
             for name, side in self.sides.items()
@@ -153,7 +161,6 @@ class _Loop:
                     self._save(step + 1)
         finally:
             self.model.eval()
-            self.optimizer.zero_grad()
         skipped = [entry["step"] for entry in self.history.log if entry.get("skipped")]
         if skipped:
             self.history.notes.append(
@@ -177,16 +184,18 @@ class _Loop:
         self.history.stopped = self._stop_reason(entry)
         if self.history.stopped or not usable:
             entry.update(lr=0.0, **({} if usable else {"skipped": True}))
-            self.optimizer.zero_grad()
+            self.masked.clear()
             return entry
         if plan.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.params, plan.max_grad_norm)
+        if self.masked.late:
+            self.masked.gather()
         if isinstance(plan.rate, GeN) and step % plan.rate.every == 0:
             entry["probe"] = self._probe(step, chosen["retain"], entry["retain_loss"])
         entry["lr"] = self.eta * plan.rate.at(step, plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = entry["lr"]
-        self.optimizer.step()
+        self.masked.step(self.optimizer)
         self.optimizer.zero_grad(
             set_to_none=False
         )  # fresh memory every step would cost more than filling the old with 0
@@ -233,6 +242,8 @@ class _Loop:
                 self.accelerator.backward(self.world * sum(weights[name] * loss for name, loss in losses.items()))
         values = self.accelerator.reduce(torch.stack(list(seen.values())), "sum")
         entry.update(zip(seen, values.tolist(), strict=True))
+        if not self.masked.late:
+            self.masked.gather()
 
     def _passes(self, chosen: dict[str, list[int]]) -> list[dict[str, list[int]]]:
         """This process's share of the step's examples in passes, the longest first.
@@ -274,18 +285,21 @@ class _Loop:
         assert isinstance(rate, GeN)
         others = (index for index in self.streams["retain"].batch(step + 1, rate.probe_size) if index not in set(batch))
         more = list(islice(others, max(0, rate.probe_size - len(batch))))
-        toward = optimizers.direction(self.optimizer)
-        kept = [param.detach().clone() for param in self.params]
+        toward = self.masked.weighted(optimizers.direction(self.optimizer))
+        params = list(self.masked.seen.values())
+        kept = [param.detach().clone() for param in params]
         losses = []
         self.model.eval()
         for offset in rate.offsets:
-            for param, origin, d in zip(self.params, kept, toward, strict=True):
+            for param, origin, d in zip(params, kept, toward, strict=True):
                 torch.add(origin, d, alpha=offset * self.eta, out=param.data)
+            self.masked.scatter()
             known = offset == 0 and self.repeatable
             total = self._loss_sum("retain", more if known else [*batch, *more]) + known * loss * len(batch)
             losses.append(total / (len(batch) + len(more)))
-        for param, origin in zip(self.params, kept, strict=True):
+        for param, origin in zip(params, kept, strict=True):
             param.data.copy_(origin)
+        self.masked.scatter()
         self.model.train()
         fit = rate.fit(losses, self.eta)
         self.eta = rate.update(self.eta, fit)
@@ -336,14 +350,13 @@ class _Loop:
         if not bad and not math.isfinite(entry.get("gradient_norm", 0.0)):
             culprit = next(
                 name
-                for name, param in zip(self.names, self.params, strict=True)
+                for name, param in self.masked.measured.items()
                 if param.grad is not None and not torch.isfinite(param.grad).all()
             )
             bad = [f"the gradient of {culprit} is not finite"]
             if step:
                 self._save(step)  # the losses were finite: these weights are the last good state
         if bad:
-            self.optimizer.zero_grad()
             raise DivergedError(f"Step {step}: {bad[0]}. {self._last_good(step)} Try a smaller lr.")
 
     def _last_good(self, step: int) -> str:
@@ -354,22 +367,18 @@ class _Loop:
     def _save(self, step: int) -> None:
         if self.folder is not None and self.accelerator.is_main_process:
             state = checkpoint.State(step, self.eta, self.history.log, torch.get_rng_state(), self._identity())
-            checkpoint.save(self.folder, state, self.names, self.params, self.optimizer)
+            checkpoint.save(self.folder, state, self.masked.seen, self.optimizer, self.mask)
 
     def _identity(self) -> str:
-        """What must be the same for a run to go on: the plan, the losses and how much data there is."""
+        """What must be the same for a run to go on: the plan, the losses, how much data there is, and the mask."""
         sides = {name: (side.loss, len(side.items), side.favoured) for name, side in self.sides.items()}
-        return f"{self.plan} {sides}"
+        return f"{self.plan} {sides} {self.masked.digest}"
 
     def _resume(self) -> None:
         if self.folder is None or not checkpoint.exists(self.folder):
             raise ConfigurationError(f"There is no checkpoint in {self.folder} to resume from. Run without --resume.")
-        state = checkpoint.restore(self.folder, self.names, self.params, self.optimizer)
-        if state.identity != self._identity():
-            raise ConfigurationError(
-                f"The checkpoint in {self.folder} was made with other settings or data. Give the same as then, or run "
-                "without --resume to start over."
-            )
+        state = checkpoint.restore(self.folder, self._identity(), self.masked.seen, self.optimizer)
+        self.masked.scatter()
         self.first_step, self.eta = state.step, state.eta
         self.history.log = list(state.log)
         torch.set_rng_state(state.rng)
