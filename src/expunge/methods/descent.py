@@ -1,18 +1,22 @@
 """Descent: the composition every gradient method of the field is one line of."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from expunge import config
+from expunge.attribution import ATTRIBUTIONS, Attribution, View
+from expunge.attribution.insight import describe
 from expunge.config import Count, NonNegative, Positive
 from expunge.data import Encoder, by_length, collate, cut_note
 from expunge.errors import ConfigurationError, RequestError
 from expunge.losses import LOSSES, NLL, Ascent, Loss
 from expunge.methods.contract import Context
 from expunge.models import Loaded, answers
+from expunge.models.mask import Mask
 from expunge.request import Example, Request
 from expunge.training import (
     COMBINATIONS,
@@ -27,6 +31,7 @@ from expunge.training import (
     WeightedSum,
     descend,
 )
+from expunge.training.checkpoint import MASK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,9 @@ class Descent:
 
     forget, retain: losses (see `expunge.losses`). `retain` none: no retain pass at all.
     combine: how the two become one direction (see `expunge.training.combine`).
+    mask: an attribution (see `expunge.attribution`) that chooses which weights are trained, computed at the model as it is
+    before the first step; none: all of them. m ⊙ update, a frozen weight keeps its bits. With clip_before_mask the
+    gradients are combined and clipped first and then masked, as in WAGLE's release; by default norms see kept weights only.
     rate: a schedule, or GeN's automatic learning rate, which needs a retain set.
     lr: η, or where GeN starts from. optimizer: "adamw" or "sgd" (no momentum).
     epochs: passes over the forget set; `steps`, where given, counts instead.
@@ -59,12 +67,14 @@ class Descent:
         "retain": LOSSES,
         "combine": COMBINATIONS,
         "rate": RATES,
+        "mask": ATTRIBUTIONS,
     }
 
     forget: Loss = Ascent()
     retain: Loss | None = NLL()
     combine: Combination = WeightedSum()
     rate: Rate = Constant()
+    mask: Attribution | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-5
     epochs: Positive = 5.0
@@ -73,6 +83,7 @@ class Descent:
     accumulation: Count = 1
     weight_decay: NonNegative = 0.0
     max_grad_norm: Positive | None = None
+    clip_before_mask: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     stop_forget_nll: float | Literal["holdout"] | None = None
     stop_retain_nll: Positive | None = None
@@ -96,10 +107,19 @@ class Descent:
             stop_forget_nll=self._forget_target(loaded, request, context.encoder),
             **{name: getattr(self, name) for name in _SHARED},
         )
+        mask = self._mask(loaded, request, context)
         history = descend(
-            loaded, plan, **sides, folder=context.checkpoint, resume=context.resume, progress=context.progress
+            loaded,
+            plan,
+            **sides,
+            mask=mask,
+            folder=context.checkpoint,
+            resume=context.resume,
+            progress=context.progress,
         )
         history.notes.extend(notes)
+        if mask is not None:
+            history.found["attribution"] = describe(mask)
         return history
 
     def sides(self, request: Request, encoder: Encoder) -> tuple[dict[str, Side], list[str]]:
@@ -122,6 +142,20 @@ class Descent:
         ]
         return sides, notes
 
+    def _mask(self, loaded: Loaded, request: Request, context: Context) -> Mask | None:
+        """The mask by this descent's attribution; a resumed run's own, where the attribution is still the same."""
+        if self.mask is None:
+            return None
+        asked = json.loads(json.dumps(config.to_dict(self)["mask"]))
+        saved = context.checkpoint / MASK if context.resume and context.checkpoint else None
+        if saved is not None and saved.is_file():
+            known = Mask.open(saved)
+            if known.info.get("asked") == asked and asked["name"] != "file":
+                return known
+        view = View(loaded, request, context.encoder, self.forget, self.batch_size, self.seed)
+        found = self.mask.mask(view)
+        return replace(found, info={**found.info, "asked": asked})
+
     def _forget_target(self, loaded: Loaded, request: Request, encoder: Encoder) -> float | None:
         if self.stop_forget_nll != "holdout":
             return self.stop_forget_nll
@@ -131,8 +165,8 @@ class Descent:
 
 
 _SHARED = (
-    "combine", "rate", "optimizer", "lr", "weight_decay", "batch_size", "accumulation", "max_grad_norm", "precision",
-    "seed", "stop_retain_nll", "stop_retain_rise", "checkpoint_every",
+    "combine", "rate", "optimizer", "lr", "weight_decay", "batch_size", "accumulation", "max_grad_norm",
+    "clip_before_mask", "precision", "seed", "stop_retain_nll", "stop_retain_rise", "checkpoint_every",
 )  # fmt: skip
 
 
