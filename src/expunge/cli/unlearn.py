@@ -23,6 +23,10 @@ def unlearn(
     forget_model: Annotated[
         str | None, typer.Option("--forget-model", help="--base fine-tuned on the forget set; default: made here.")
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option("--mask", metavar="NAME|FILE", help="Train only weights chosen so (wagle ...), or a mask file."),
+    ] = None,
     output: Annotated[Literal["model", "patch", "both"], typer.Option("--output", help="What to write.")] = "both",
     lora: options.Lora = None,
     reference: Annotated[
@@ -51,6 +55,8 @@ def unlearn(
     named = settings.pop("method", None)
     models = {"base": base, "forget_model": forget_model}
     settings |= {name: folder for name, folder in models.items() if folder is not None}
+    if mask is not None:
+        settings["mask"] = {"name": "file", "path": mask} if mask.endswith(".safetensors") else mask
     with printer(quiet=quiet) as listener:
         results = run(
             model,
