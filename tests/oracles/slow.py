@@ -39,6 +39,18 @@ def gradients(model: nn.Module, loss: Tensor) -> Tensor:
     return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, params)])
 
 
+def moments(model: nn.Module, items: list[Encoded]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and mean square of the examples' gradients, one after another; for each parameter that requires grad."""
+    exact = double(model)
+    params = {name: param for name, param in exact.named_parameters() if param.requires_grad}
+    each = []
+    for item in items:
+        found = torch.autograd.grad(mean_nll(exact, item), list(params.values()), allow_unused=True)
+        each.append([torch.zeros_like(p) if g is None else g for p, g in zip(params.values(), found, strict=True)])
+    stacks = {name: torch.stack(rows) for name, rows in zip(params, zip(*each, strict=True), strict=True)}
+    return {n: rows.mean(0) for n, rows in stacks.items()}, {n: rows.square().mean(0) for n, rows in stacks.items()}
+
+
 def flat(model: nn.Module) -> Tensor:
     return torch.cat([param.detach().reshape(-1).double() for param in model.parameters()])
 

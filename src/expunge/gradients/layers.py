@@ -109,9 +109,14 @@ class Layers:
             if module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
                 raise UnsupportedError(where, "is an embedding with max_norm, scale_grad_by_freq or sparse gradients")
             return lambda ids: _Lookup.apply(*self._looked_up(ids, module, where, mine["weight"]))
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and kind in (nn.LayerNorm, nn.RMSNorm):
-            return lambda x: self._norm(x, module, where, mine)
-        if "RMSNorm" in kind.__name__ and set(module._parameters) == {"weight"} and not list(module.children()):
+        if isinstance(module, nn.LayerNorm) and kind is nn.LayerNorm:
+            return lambda x: self._layer_norm(x, module, where, mine)
+        if (
+            kind is not nn.RMSNorm
+            and "RMSNorm" in kind.__name__
+            and set(module._parameters) == {"weight"}
+            and not list(module.children())
+        ):
             return lambda x, *rest: self._scaled(module, where, mine, x, *rest)
         raise UnsupportedError(where, f"is a {kind.__name__}, which it does not know")
 
@@ -138,11 +143,8 @@ class Layers:
         self.tokens[name] = found
         return ids, module.weight, lambda delta: self._embedded(delta, name, module.padding_idx)
 
-    def _norm(self, x: Tensor, module: nn.Module, where: str, mine: dict[str, str]) -> Tensor:
-        if isinstance(module, nn.LayerNorm):
-            x = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
-        else:
-            x = F.rms_norm(x, module.normalized_shape, None, module.eps)
+    def _layer_norm(self, x: Tensor, module: nn.LayerNorm, where: str, mine: dict[str, str]) -> Tensor:
+        x = F.layer_norm(x, module.normalized_shape, None, None, module.eps)
         copies = self._copies(module, where, mine, x)
         if "weight" in copies:
             x = x * copies["weight"]
@@ -161,7 +163,7 @@ class Layers:
         self.once(where)
         if x.dim() < 3 or x.shape[0] != self.batch.size:
             raise UnsupportedError(where, f"works on a tensor of shape {tuple(x.shape)}, not on one row per example")
-        copies = {}
+        copies = dict[str, Tensor]()
         for slot, param in module._parameters.items():
             if param is None:
                 continue
