@@ -1,9 +1,7 @@
 """What an attribution is: settings, and a score for every weight of the model as it is before unlearning."""
 
-import dataclasses
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
@@ -15,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from expunge import config
+from expunge.attribution.insight import place
 from expunge.attribution.topk import Scores, top_k
 from expunge.data import Encoder, collate, packs
 from expunge.errors import ConfigurationError, RequestError
@@ -22,10 +21,10 @@ from expunge.gradients import Moments, mean_gradient, moments
 from expunge.losses import NLL, Loss
 from expunge.models import Loaded, answers
 from expunge.models.checkpoint import fingerprint
-from expunge.models.mask import Mask, pack
+from expunge.models.mask import Mask
 from expunge.request import Request
 from expunge.training.loop import CPU_TOKENS
-from expunge.training.sides import ReferenceCache, Side
+from expunge.training.sides import Side
 
 Which = Literal["forget", "retain"]
 Progress = Callable[[str, int, int], None]  # (stage, examples done, examples in all)
@@ -45,7 +44,7 @@ class View:
     batch_size: int = 8
     seed: int = 0
     progress: Progress | None = None
-    _gradients: dict[tuple[Which, int | None], dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    _gradients: dict[tuple[Which, int | None], dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def forget(self) -> Side:
@@ -57,7 +56,9 @@ class View:
         """The retain examples, and what corrected ones shall become, under the NLL. Raises RequestError without any."""
         kept = (*self.request.replacements, *self.request.retain)
         if not kept:
-            raise RequestError("This attribution weighs forgetting against retaining, and the retain set is empty.")
+            raise RequestError(
+                "This attribution weighs forgetting against retaining, and the retain set is empty: give --retain."
+            )
         return Side.of(NLL(), kept, self.encoder)
 
     @cached_property
@@ -90,32 +91,35 @@ class View:
         used = self.chosen(which, count)
         if not squares:
             return Moments(self._mean_gradient(side, used, which), {}, len(used))
-        self.loaded.model.eval()
         items = [side.items[index][0] for index in used]
-        return moments(self.loaded.model, items, pad=self.loaded.pad, batch_size=self.batch_size)
+        settings: dict[str, Any] = {"pad": self.loaded.pad, "batch_size": self.batch_size}
+        return moments(self.loaded.model, items, **settings, progress=self._told(which, len(used)))
 
-    def _mean_gradient(self, side: Side, used: list[int], stage: str) -> dict[str, Tensor]:
+    def _mean_gradient(self, side: Side, used: Sequence[int], which: Which) -> dict[str, Tensor]:
+        if side.loss.reference == "logprobs":
+            raise ConfigurationError(
+                f"{type(side.loss).__name__} is the distance from the model before unlearning: there its gradient is 0 and "
+                "ranks nothing. Attribute with the forget loss of the descent instead, such as nll or npo."
+            )
         model, pad = self.loaded.model, self.loaded.pad
         device = next(model.parameters()).device
         model.eval()
-        if side.loss.reference is not None:
-            cache = ReferenceCache(model, side, used, batch_size=self.batch_size, pad=pad, device=device)
-            side = dataclasses.replace(side, cache=cache)
 
-        def losses(indices: Any) -> Tensor:
-            batch = collate(side.encoded(indices), pad).to(device)
-            return side.values(answers(model, batch), indices)[0]
+        def losses(indices: Sequence[int]) -> Tensor:
+            got = answers(model, collate(side.encoded(indices), pad).to(device))
+            parts = got.split(*[len(indices)] * len(side.loss.reads))
+            # The model before unlearning is this one: its answers are the reference, to the last bit.
+            reference = tuple(part.sum_nll.detach() for part in parts) if side.loss.reference else None
+            return side.loss(*parts, reference=reference)
 
         lengths = [side.length(index) * len(side.loss.reads) for index in used]
         room = CPU_TOKENS if device.type == "cpu" else float("inf")
         passes = [[used[place] for place in places] for places in packs(lengths, self.batch_size, room)]
+        return mean_gradient(self.params, losses, passes, progress=self._told(which, len(used)))
+
+    def _told(self, which: Which, total: int) -> Callable[[int], None] | None:
         told = self.progress
-
-        def progress(done: int, total: int) -> None:
-            if told:
-                told(f"{stage} gradient", done, total)
-
-        return mean_gradient(self.params, losses, passes, progress=progress)
+        return (lambda done: told(f"{which} gradient", done, total)) if told else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,34 +154,39 @@ class Attribution(ABC):
 
     def mask(self, view: View) -> Mask:
         """The mask over all trainable parameters. Raises ConfigurationError where every parameter is excluded."""
-        eligible, scores = self.eligible(view), self.scores(view)
+        eligible = self.eligible(view)
         if not eligible:
-            raise ConfigurationError(f"No parameter is left to train: exclude={list(self.exclude)} fits all of them.")
-        bits: dict[str, Tensor] = {}
-        for group in groups(eligible, self.scope):
-            keep = max(1, round(self.ratio * sum(map(prod, group.values()))))
-            bits |= top_k(scores, group, keep)
+            raise ConfigurationError(f"{type(self).__name__} has nothing to rank: exclude={list(self.exclude)}.")
+        bits = self.select(view, eligible)
         shapes = {name: tuple(param.shape) for name, param in view.params.items()}
-        tensors = {name: bits[name] if name in bits else pack(torch.zeros(shape, dtype=torch.bool))
-                   for name, shape in shapes.items()}  # fmt: skip
-        return Mask(tensors, shapes, self.info(view))
+        frozen = {name: torch.zeros(-(-prod(shape) // 8), dtype=torch.uint8)
+                  for name, shape in shapes.items() if name not in bits}  # fmt: skip
+        return Mask({name: (bits | frozen)[name] for name in shapes}, shapes, self.info(view))
+
+    def select(self, view: View, eligible: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """The packed bits of the weights to train: the share `ratio` of each group that competes, at least one weight."""
+        scores, bits = self.scores(view), dict[str, Tensor]()
+        for group in groups(eligible, self.scope):
+            bits |= top_k(scores, group, share(self.ratio, sum(map(prod, group.values()))))
+        return bits
 
     def info(self, view: View) -> dict[str, Any]:
         """What a mask file says of its making."""
         folder = view.loaded.folder
         return {
+            "attribution": type(self).__name__,
             "settings": config.to_dict(self),
-            "model": fingerprint(folder) if folder.is_dir() and not _new_adapter(view.loaded) else None,
-            "forget_loss": type(view.loss).__name__,
+            "model": fingerprint(folder) if folder.is_dir() else None,
+            "forget_loss": repr(view.loss),
             "forget_examples": len(view.request.forget),
             "retain_examples": len(view.request.retain),
             "seed": view.seed,
         }
 
 
-def _new_adapter(loaded: Loaded) -> bool:
-    """Whether the adapter's weights are in memory only, so that the folder's fingerprint does not tell them."""
-    return loaded.is_adapter and not (loaded.folder / "adapter_config.json").is_file()
+def share(ratio: float, entries: int) -> int:
+    """How many of `entries` weights are trained."""
+    return max(1, round(ratio * entries))
 
 
 def groups(shapes: Mapping[str, tuple[int, ...]], scope: str) -> list[dict[str, tuple[int, ...]]]:
@@ -186,7 +195,7 @@ def groups(shapes: Mapping[str, tuple[int, ...]], scope: str) -> list[dict[str, 
         return [dict(shapes)]
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
-        layer = re.search(r"\.(\d+)\.", name)
-        key = f"layer {layer[1]}" if layer and scope == "layer" else name
+        layer, _ = place(name)
+        key = f"layer {layer}" if layer is not None and scope == "layer" else name
         found.setdefault(key, {})[name] = shape
     return list(found.values())

@@ -1,6 +1,6 @@
 """Random: which weights are trained is left to chance."""
 
-import zlib
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,8 @@ class Random(Attribution):
 
     def scores(self, view: View) -> Scores:
         def drawn(name: str) -> torch.Tensor:
-            generator = torch.Generator().manual_seed(view.seed * 0x1_0000_0001 + zlib.crc32(name.encode()))
+            digest = hashlib.sha256(f"{view.seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:4]))
             return torch.rand(view.params[name].shape, generator=generator)
 
         return drawn

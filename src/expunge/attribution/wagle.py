@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from expunge.attribution.contract import Attribution, Scores, View
 from expunge.errors import ConfigurationError
@@ -35,12 +36,19 @@ class Wagle(Attribution):
     reduction: Literal["mean", "sum"] = "mean"
     retain_examples: Annotated[int, Field(gt=0)] | Literal["match", "all"] = "match"
 
+    def __post_init__(self) -> None:
+        if isinstance(self.gamma, str) and self.gamma not in (*PRESETS, "auto"):
+            raise ConfigurationError(
+                f"Wagle.gamma = {self.gamma!r} is no number > 0 and none of {', '.join(PRESETS)}, auto."
+            )
+        super().__post_init__()
+
     def scores(self, view: View) -> Scores:
         forget, retain = view.gradient("forget"), view.gradient("retain", self._count(view))
         gamma = self.damping(view)
         many_f, many_r = self._factors(view)
 
-        def score(name: str) -> Any:
+        def score(name: str) -> Tensor:
             weight = view.params[name].detach().float()
             return ((weight - many_r / gamma * retain[name]) * (many_f * forget[name])).abs()
 

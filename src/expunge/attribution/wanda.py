@@ -1,15 +1,20 @@
 """Wanda: weights by their size times that of what they are multiplied with."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from expunge.attribution.contract import Attribution, Scores, View
-from expunge.data import by_length, collate
+from expunge.attribution.contract import Attribution, Scores, View, share
+from expunge.attribution.topk import top_k_rows
+from expunge.data import Encoded, collate
+from expunge.errors import DivergedError
 from expunge.models import answers
-from expunge.models.mask import Mask, pack
+from expunge.models.mask import pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,63 +28,70 @@ class Wanda(Attribution):
     scope: Literal["row", "global", "layer", "tensor"] = "row"  # type: ignore[assignment]
 
     def scores(self, view: View) -> Scores:
-        norms = input_norms(view)
-        return lambda name: view.params[name].detach().float().abs() * norms[name]
+        norms, layers = input_norms(view), linear_layers(view)
+
+        def score(name: str) -> Tensor:
+            norm = norms[name] if isinstance(layers[name], nn.Linear) else norms[name][:, None]
+            return view.params[name].detach().float().abs() * norm
+
+        return score
 
     def eligible(self, view: View) -> dict[str, tuple[int, ...]]:
-        linear = linear_layers(view).values()
+        linear = linear_layers(view)
         return {name: shape for name, shape in super().eligible(view).items() if name in linear}
 
-    def mask(self, view: View) -> Mask:
+    def select(self, view: View, eligible: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         if self.scope != "row":
-            return super().mask(view)
-        scores, eligible = self.scores(view), self.eligible(view)
-        shapes = {name: tuple(param.shape) for name, param in view.params.items()}
-        kept = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
-        for name, (_, width) in eligible.items():
-            chosen = scores(name).argsort(dim=1, descending=True, stable=True)[:, : max(1, round(self.ratio * width))]
-            kept[name].scatter_(1, chosen.cpu(), True)
-        return Mask({name: pack(value) for name, value in kept.items()}, shapes, self.info(view))
+            return super().select(view, eligible)
+        scores, layers = self.scores(view), linear_layers(view)
+        return {name: pack(self._rows(name, scores(name), layers[name])) for name in eligible}
+
+    def _rows(self, name: str, scores: Tensor, layer: nn.Module) -> Tensor:
+        if not bool(scores.isfinite().all()):
+            raise DivergedError(f"The scores of {name} are not finite: the model holds NaN or infinite values.")
+        if isinstance(layer, nn.Linear):
+            return top_k_rows(scores, share(self.ratio, scores.shape[1]))
+        return top_k_rows(scores.T, share(self.ratio, scores.shape[0])).T
 
 
-def linear_layers(view: View) -> dict[nn.Module, str]:
-    """Each linear layer with a trainable weight, and that weight's name."""
+def linear_layers(view: View) -> dict[str, nn.Linear | Conv1D]:
+    """The linear layer of each trainable weight that belongs to one: nn.Linear [out, in], or GPT-2's Conv1D [in, out]."""
     names = {param: name for name, param in view.params.items()}
-    modules = view.loaded.model.modules()
-    return {
-        module: names[module.weight] for module in modules if isinstance(module, nn.Linear) and module.weight in names
-    }
+    found: dict[str, nn.Linear | Conv1D] = {}
+    for module in view.loaded.model.modules():
+        if isinstance(module, nn.Linear | Conv1D) and module.weight in names:
+            found[names[module.weight]] = module
+    return found
 
 
 @torch.inference_mode()
 def input_norms(view: View) -> dict[str, Tensor]:
-    """‖X_j‖₂ of every linear layer by its weight's name: [in], over the real tokens of the forget examples.
-
-    The output layer's inputs count at the answer's positions only: no others reach it.
-    """
-    model, side, pad = view.loaded.model, view.forget, view.loaded.pad
+    """‖X_j‖₂ of every linear layer by its weight's name: [in], over all tokens of the forget examples, prompts included."""
+    model, pad = view.loaded.model, view.loaded.pad
     device = next(model.parameters()).device
-    squares: dict[str, Tensor] = {}
-    real = torch.empty(0, 0, dtype=torch.bool)
+    layers = linear_layers(view)
+    widths = {name: module.weight.shape[1 if isinstance(module, nn.Linear) else 0] for name, module in layers.items()}
+    squares = {name: torch.zeros(width, dtype=torch.float64, device=device) for name, width in widths.items()}
 
     def watch(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            rows = args[0][real] if args[0].shape[:2] == real.shape else args[0]  # padding does not count
-            squares[name] = squares.get(name, 0) + rows.float().flatten(0, -2).square().sum(0)
+            squares[name] += args[0].float().flatten(0, -2).square().sum(0, dtype=torch.float64)  # [in]
 
         return hook
 
-    handles = [module.register_forward_pre_hook(watch(name)) for module, name in linear_layers(view).items()]
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in layers.items()]
     model.eval()
     try:
-        items = [item[0] for item in side.items]
-        for places in by_length(items, view.batch_size):
-            chosen = [items[place] for place in places]
-            batch = collate(chosen, pad).to(device)
-            lengths = torch.tensor([len(item) for item in chosen], device=device)
-            real = torch.arange(batch.ids.shape[1], device=device) < lengths[:, None]  # [B, T]
-            answers(model, batch)
+        for items in _alike(view.encoder.examples(view.request.forget), view.batch_size):
+            answers(model, collate(items, pad).to(device))
     finally:
         for handle in handles:
             handle.remove()
-    return {name: value.sqrt() for name, value in squares.items()}
+    return {name: value.sqrt().float() for name, value in squares.items()}
+
+
+def _alike(items: Sequence[Encoded], batch_size: int) -> Iterator[list[Encoded]]:
+    """Batches of examples of one length: without padding, whatever a layer does with its tokens, all of them are real."""
+    for _, group in groupby(sorted(items, key=len, reverse=True), key=len):
+        same = list(group)
+        yield from (same[start : start + batch_size] for start in range(0, len(same), batch_size))

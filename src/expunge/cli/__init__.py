@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from expunge.cli import convert, demo, evaluate, finetune, methods, patch, unlearn
+from expunge.cli import attribute, convert, demo, evaluate, finetune, methods, patch, unlearn
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(unlearn.unlearn)
+app.command()(attribute.attribute)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
 app.command()(methods.methods)

@@ -55,7 +55,9 @@ class Mask:
         """Entries of each parameter that may change (hard), or the sum of its weights (soft)."""
         if self.soft:
             return {name: float(tensor.double().sum()) for name, tensor in self.tensors.items()}
-        return {name: int(_BITS[tensor.numpy()].sum(dtype=np.int64)) for name, tensor in self.tensors.items()}
+        return {
+            name: int(np.bitwise_count(tensor.numpy()).sum(dtype=np.int64)) for name, tensor in self.tensors.items()
+        }
 
     @property
     def entries(self) -> int:
@@ -87,7 +89,9 @@ class Mask:
             raise ConfigurationError(
                 f"{path} is no mask: its header has no readable entry {KEY!r}. Make one with `expunge attribute`."
             ) from error
-        if head.get("format") != VERSION or set(shapes) != set(stored):
+        dtypes = {item.dtype for item in stored.values()}
+        known = dtypes == {"U8"} or dtypes <= {"F64", "F32", "F16", "BF16"}
+        if head.get("format") != VERSION or set(shapes) != set(stored) or not known:
             raise ConfigurationError(f"{path} is damaged or of another format: make it again with `expunge attribute`.")
         for name, item in stored.items():
             expected = (-(-prod(shapes[name]) // 8),) if item.dtype == "U8" else shapes[name]
@@ -111,9 +115,6 @@ class Mask:
                 f"The mask was made for other weights (fingerprint {made_for[:16]}…) than those of {loaded.folder}. "
                 "Make a mask for this model with `expunge attribute`."
             )
-
-
-_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The library call behind each command: read, load, work, measure, and write one self-describing folder."""
 
+from expunge.runs.attribute import attribute
 from expunge.runs.convert import convert
 from expunge.runs.demo import demo
 from expunge.runs.evaluate import evaluate_model, make_suite
@@ -7,4 +8,14 @@ from expunge.runs.finetune import Finetuning, finetune
 from expunge.runs.record import Listener
 from expunge.runs.unlearn import unlearn
 
-__all__ = ["Finetuning", "Listener", "convert", "demo", "evaluate_model", "finetune", "make_suite", "unlearn"]
+__all__ = [
+    "Finetuning",
+    "Listener",
+    "attribute",
+    "convert",
+    "demo",
+    "evaluate_model",
+    "finetune",
+    "make_suite",
+    "unlearn",
+]

@@ -1,0 +1,100 @@
+"""`expunge attribute`: which weights an unlearning update may touch, as a mask file to be used many times."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import expunge
+from expunge import config
+from expunge.attribution import ATTRIBUTIONS, Attribution, View
+from expunge.attribution.insight import describe
+from expunge.data import Encoder, cut_note
+from expunge.errors import ConfigurationError
+from expunge.files import refuse_existing
+from expunge.losses import LOSSES, Loss
+from expunge.models import load, new_adapter
+from expunge.models.mask import Mask
+from expunge.request import Request
+from expunge.runs.record import Listener, sha256
+from expunge.runs.texts import in_chunks
+
+
+def attribute(
+    model: Path | str,
+    forget: Path | str,
+    retain: Path | str | None = None,
+    *,
+    out: Path | str,
+    method: str | Attribution = "wagle",
+    settings: Mapping[str, Any] | None = None,
+    loss: str | Loss = "nll",
+    lora: int | None = None,
+    compare: Mapping[str, Path | str] | None = None,
+    max_length: int = 512,
+    chunk_tokens: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> Mask:
+    """Rank the weights of `model`, write the mask file `out` and return the mask.
+
+    method: a name (see `attribution.ATTRIBUTIONS`) with `settings` over its defaults, or an Attribution. loss: the
+    forget loss of the descent the mask is for; settings named "loss.…" are its own. GradAscent's and NPO's masks are
+    those of the default, nll: at the model before unlearning their gradients differ in sign or scale alone. lora: the
+    mask is for a new adapter of that rank, made by `seed`. compare: other mask files, by what to call them.
+
+    The mask's `info` holds how it was made, and under "insight" where the chosen weights lie (`insight.describe`).
+    Raises what reading, loading and the attribution raise; nothing half-written stays.
+    """
+    out, listener = Path(out), listener or Listener()
+    refuse_existing(out, overwrite=overwrite)
+    chosen, forget_loss = _made(method, settings or {}, loss)
+    others = {name: Mask.open(path) for name, path in (compare or {}).items()}
+    request = Request.read(forget, retain)
+    cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+    request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
+    listener.stage("loading")
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    if lora is not None:
+        loaded = new_adapter(loaded, lora, seed=seed)
+    encoder = loaded.encoder(max_length)
+    for note in (*request.warnings, _cut(request, encoder)):
+        if note:
+            listener.note(note)
+    listener.stage(f"attributing with {type(chosen).__name__}")
+    view = View(loaded, request, encoder, forget_loss, batch_size, seed, listener.batch)
+    mask = chosen.mask(view)
+    data = {"forget": forget, "retain": retain}
+    info = {
+        **mask.info,
+        "version": expunge.__version__,
+        "data": {name: sha256(path) for name, path in data.items() if path is not None},
+        "insight": describe(mask, others),
+    }
+    made = Mask(mask.tensors, mask.shapes, info)
+    made.save(out, overwrite=overwrite)
+    return made
+
+
+def _made(method: str | Attribution, settings: Mapping[str, Any], loss: str | Loss) -> tuple[Attribution, Loss]:
+    """The attribution and the forget loss. Raises ConfigurationError for names and settings that are not understood."""
+    own = {key: value for key, value in settings.items() if not key.startswith("loss.")}
+    of_loss = {key.removeprefix("loss."): value for key, value in settings.items() if key.startswith("loss.")}
+    if isinstance(method, str):
+        kind = config.lookup(ATTRIBUTIONS, method, "attribution")
+        if kind is ATTRIBUTIONS["file"]:
+            raise ConfigurationError(
+                "The mask of a file is made already: pass it on with `expunge unlearn --mask FILE`."
+            )
+        method = config.build(kind, own)
+    if isinstance(loss, str):
+        loss = config.build(config.lookup(LOSSES, loss, "loss"), of_loss)
+    return method, loss
+
+
+def _cut(request: Request, encoder: Encoder) -> str | None:
+    return cut_note(encoder.examples((*request.forget, *request.retain)), encoder.max_length)
