@@ -118,7 +118,7 @@ def test_other_programs_can_read_the_file(tmp_path: Path) -> None:
     patched = folder(tmp_path / "patched", {"a": torch.tensor([-1.0]).bfloat16(), "b": torch.tensor([1.0])})
     create(base, patched, tmp_path / "p")
     with safe_open(tmp_path / "p", "pt") as opened:
-        assert json.loads(opened.metadata()["expunge"])["format"] == 1
+        assert json.loads(opened.metadata()["expunge"])["format"] == 2
         assert list(opened.keys()) == ["a"]
         # bf16: 1 is 0x3f80 and −1 is 0xbf80, 0x8000 further.
         assert torch.equal(opened.get_tensor("a"), torch.tensor([-0x8000], dtype=torch.int16))

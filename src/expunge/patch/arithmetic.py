@@ -13,7 +13,7 @@ from expunge.files import atomic_path
 from expunge.models.checkpoint import Stored, fingerprint, rewrite, stored, write_adapter, write_file
 from expunge.models.loading import adapter_base, is_adapter_folder, resolve
 from expunge.patch import lora
-from expunge.patch.format import FILE, KEY, Change, Manifest, Patch, Totals, difference, finite, integer, measure, shift
+from expunge.patch.format import FILE, KEY, Change, Manifest, Patch, Totals, difference, finite, measure, shift, write
 
 
 def create(
@@ -51,13 +51,12 @@ def create(
             info=dict(info or {}),
             adapter=config,
         )
-        metadata = {"format": "pt", KEY: manifest.dump()}
         if adapter:
             layout = {name: (item.dtype, item.shape) for name, item in after.items()}
+            metadata = {"format": "pt", KEY: manifest.dump()}
             write_file(temporary, layout, lambda name: after[name].read(), metadata)
         else:
-            layout = {name: (integer(change.dtype), change.shape) for name, change in manifest.changes.items()}
-            write_file(temporary, layout, lambda name: difference(before[name].read(), after[name].read()), metadata)
+            write(temporary, manifest, lambda name: difference(before[name].read(), after[name].read()))
     return Patch.open(out)
 
 
@@ -78,7 +77,7 @@ def apply(
     with atomic_path(out, overwrite=overwrite) as temporary:
         _check_model(model, manifest.base, manifest.patched, "base", "This model has the patch already.")
         if manifest.kind == "dense":
-            rewrite(model, patch.stored, lambda name, old: shift(old, patch.tensor(name), 1), temporary)
+            rewrite(model, patch.names, lambda name, old: shift(old, patch.tensor(name), 1), temporary)
         else:
             config = {**(manifest.adapter or {}), "base_model_name_or_path": str(model.resolve())}
             if merge:
@@ -106,7 +105,7 @@ def revert(patch: Patch | Path | str, model: Path | str, out: Path | str, *, ove
         if manifest.kind == "lora":
             source = _adapter_source(model, manifest)
             _check_out(out, source)
-        names = patch.stored if manifest.kind == "dense" else ()
+        names = patch.names if manifest.kind == "dense" else ()
         rewrite(source, names, lambda name, old: shift(old, patch.tensor(name), -1), temporary)
         _check_result(temporary, manifest.base, patch)
     return out

@@ -7,15 +7,17 @@ With the bits of an n-bit entry as an n-bit two's complement integer, d = bits(p
     bits(patched) = bits(base) + d        bits(base) = bits(patched) − d        (mod 2ⁿ)
 
 hold exactly for every dtype and every value, signed zeros and denormals too, and patches laid one on the other add up
-exactly. d is int16 for bf16 and fp16, int32 for fp32, int64 for fp64, so a patch is as large as the tensors that
-changed; a tensor that did not change is not stored.
+exactly. d is int16 for bf16 and fp16, int32 for fp32, int64 for fp64, so a tensor whose every entry changed takes as much
+room as itself; one that did not change is not stored. A tensor of which only some entries changed is stored *sparsely*
+where that is smaller, as two tensors: NAME#bits, one bit an entry, 1 where it changed (uint8, [⌈n/8⌉], the first entry in
+the lowest bit of the first byte), and NAME#values, the differences of the changed entries in their order.
 
 A *lora* patch holds the tensors of a new PEFT adapter as they are and its configuration in the manifest.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +27,14 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from expunge.errors import PatchError
-from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file
+from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file, write_file
+from expunge.models.mask import pack, unpack
 
 FILE = "patch.safetensors"
 KEY = "expunge"
-VERSION = 1
+VERSION = 2  # 1: without sparse tensors
 ENTRIES = 1 << 18  # how many entries of a tensor the statistics take at a time: few enough to stay in the cache
+BITS, VALUES = "#bits", "#values"
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -39,7 +43,8 @@ class Change:
     """What a patch does to one tensor of the base; norms are L2, of numbers taken to fp32 (fp64 stays), no unit.
 
     `change_norm` and `max_change` are of patched − base, `changed` counts the entries whose bits differ. A norm is
-    None where the base holds NaN or infinity.
+    None where the base holds NaN or infinity, or where patches were composed without their base. `sparse`: only the changed
+    entries are stored.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +53,7 @@ class Change:
     base_norm: float | None
     max_change: float | None
     changed: int
+    sparse: bool = False
 
     @property
     def entries(self) -> int:
@@ -137,16 +143,30 @@ class Patch:
             manifest = MANIFEST.validate_json(metadata[KEY])
         except (ValueError, KeyError, AttributeError) as error:
             raise PatchError(f"{path} is damaged: its manifest cannot be read ({error}).") from error
-        listed = {name: (integer(item.dtype), item.shape) for name, item in manifest.changes.items()}
-        if manifest.kind == "dense" and {name: (item.dtype, item.shape) for name, item in stored.items()} != listed:
+        held = {name: (item.dtype, item.shape) for name, item in stored.items()}
+        if manifest.kind == "dense" and held != layout(manifest.changes):
             raise PatchError(f"{path} is damaged: its tensors are not those its manifest lists.")
         if manifest.kind == "lora" and manifest.adapter is None:
             raise PatchError(f"{path} is damaged: its manifest has no adapter configuration.")
         return cls(path, manifest, stored)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors it changes (dense), or the adapter's (lora)."""
+        return tuple(self.manifest.changes if self.manifest.kind == "dense" else self.stored)
+
     def tensor(self, name: str) -> Tensor:
-        """One tensor: bit differences as integers in the base's shape (dense), or the adapter's floats (lora)."""
-        return self.stored[name].read()
+        """One tensor: bit differences as integers in the base's shape (dense), or the adapter's floats (lora).
+
+        Raises PatchError if a sparse tensor's two parts do not fit each other.
+        """
+        if name in self.stored:
+            return self.stored[name].read()
+        values, shape = self.stored[name + VALUES].read(), self.manifest.changes[name].shape
+        where = unpack(self.stored[name + BITS].read(), shape)
+        if int(where.sum()) != len(values):
+            raise PatchError(f"{self.path} is damaged: {name} has {len(values)} values for {int(where.sum())} places.")
+        return torch.zeros(shape, dtype=values.dtype).masked_scatter_(where, values)
 
     @property
     def size(self) -> int:
@@ -191,6 +211,32 @@ def integer(dtype: str) -> str:
     return NAMES[INTEGERS[torch.empty(0, dtype=DTYPES[dtype]).element_size()]]
 
 
+def layout(changes: Mapping[str, Change]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of everything a dense patch with these changes stores, by the names in the file."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, change in changes.items():
+        kind = integer(change.dtype)
+        if change.sparse:
+            found[name + BITS] = ("U8", (-(-change.entries // 8),))
+            found[name + VALUES] = (kind, (change.changed,))
+        else:
+            found[name] = (kind, change.shape)
+    return found
+
+
+def write(file: Path, manifest: Manifest, differences: Callable[[str], Tensor]) -> None:
+    """Write a dense patch tensor by tensor; `differences` makes the bit differences of one, and is asked twice at most."""
+    sparse = {name + end: name for name, item in manifest.changes.items() if item.sparse for end in (BITS, VALUES)}
+
+    def piece(stored: str) -> Tensor:
+        change = differences(sparse.get(stored, stored))
+        if stored not in sparse:
+            return change
+        return pack(change != 0) if stored.endswith(BITS) else change[change != 0]
+
+    write_file(file, layout(manifest.changes), piece, {"format": "pt", KEY: manifest.dump()})
+
+
 def difference(base: Tensor, patched: Tensor) -> Tensor:
     """bits(patched) − bits(base), wrapping around."""
     return bits(patched) - bits(base)
@@ -220,7 +266,13 @@ def measure(base: Tensor, patched: Tensor) -> Change:
         base_norm=finite(before**0.5),
         max_change=None if norm is None else largest,
         changed=changed,
+        sparse=sparse_is_smaller(base.numel(), changed, base.element_size()),
     )
+
+
+def sparse_is_smaller(entries: int, changed: int, width: int) -> bool:
+    """Whether a bit an entry and the changed ones take fewer bytes than all entries, `width` bytes each."""
+    return -(-entries // 8) + changed * width < entries * width
 
 
 def finite(value: float) -> float | None:
