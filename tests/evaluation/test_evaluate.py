@@ -12,6 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import hmean, ks_2samp, mannwhitneyu
 
 from expunge.data import Encoder, collate
+from expunge.data.corpus import chunks
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, Suite, evaluate, generate, request_suite, tofu
 from expunge.models import Loaded, answers, load
@@ -120,11 +121,11 @@ def test_results_survive_json(tiny: Loaded, suite: Suite) -> None:
 
 
 def test_a_request_without_anything_else_says_what_is_missing(tiny: Loaded, small_request: Request) -> None:
-    texts = (Example(prompt="", response="Ada Lome mends clocks in Tarn."), *small_request.forget[:1])
+    texts = (Example(prompt="", response="a"), *small_request.forget[:1])
     found = evaluate(tiny, request_suite(Request(texts), max_new_tokens=4))
     assert not [name for name in found.metrics if "truth" in name or name.startswith(("mia", "model", "forget_"))]
     text = " | ".join(found.notes)
-    for part in ("no holdout set", "no set that must stay", "no wrong_responses", "1 of 2 examples are running text"):
+    for part in ("no holdout set", "no set that must stay", "no wrong_responses", "1 of 2 running texts are too short"):
         assert part in text
     assert found.examples["forget"][0]["generation"] is None
     assert found.examples["forget"][0]["rouge_l"] is None
@@ -191,3 +192,51 @@ def test_batch_size_and_order_change_no_number_on_real_data(shared_data: Path) -
     suite = tofu(shared_data / "tofu", "forget01", limit=12, max_new_tokens=16)
     few = {name: examples if name == "forget" else examples[:5] for name, examples in suite.sets.items()}
     check_invariance(loaded, replace(suite, sets=few))
+
+
+def test_running_text_is_continued_from_its_prefix(tiny: Loaded) -> None:
+    """Chunks of a book: what is generated, scored and shown, each against a computation of its own."""
+    book = "Ada Lome was born in Tarn. She mends old clocks, and has a grey goose named Ilse. " * 3
+    encoder = Encoder(tiny.tokenizer, max_length=24)
+    texts = tuple(chunks([Example(prompt="", response=book)], encoder))
+    retain = (Example(prompt="", response="Bo Hurst paints ships."), Example(prompt="Who?", response="Una."))
+    suite = request_suite(Request(texts, retain), prefix_tokens=10, max_new_tokens=6)
+    found = evaluate(tiny, suite, encoder=encoder)
+    scorer, recall, strength, nll = RougeScorer(["rougeL"], use_stemmer=True), [], [], []
+    for text, row in zip(texts, found.examples["forget"], strict=True):
+        ids = text.tokens
+        said = generate(tiny, [list(ids[:10])], max_new_tokens=6)[0]
+        target = tiny.tokenizer.decode(ids[10:16], skip_special_tokens=True).strip()
+        assert (row["prompt"], row["response"]) == (tiny.tokenizer.decode(ids[:10]), target)
+        assert row["generation"] == said
+        recall.append(scorer.score(target, said)["rougeL"].recall)
+        with torch.no_grad():
+            logp = tiny.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        nll.append([-float(logp[place - 1, ids[place]]) for place in range(1, len(ids))])
+        own = [int(logp[place - 1].argmax()) == ids[place] for place in range(10, len(ids))]
+        own = own[:-1] if ids[-1] == tiny.tokenizer.eos_token_id else own
+        wrong = [place for place, right in enumerate(own) if not right]
+        strength.append(1 - (wrong[-1] + 1) / len(own) if wrong else 1.0)
+    assert found.metrics["forget.rouge_l"] == pytest.approx(np.mean(recall))
+    assert found.metrics["forget.extraction_strength"] == pytest.approx(np.mean(strength))
+    assert found.metrics["forget.nll"] == pytest.approx(np.mean([np.mean(each) for each in nll]), rel=1e-6)
+    assert found.metrics["forget.perplexity"] == pytest.approx(np.exp(np.mean(np.concatenate(nll))), rel=1e-6)
+    low, high = found.intervals["forget.perplexity"]
+    assert low < found.metrics["forget.perplexity"] < high
+    assert found.metrics["retain.nll"] == pytest.approx(found.examples["retain"][0]["nll"])
+    assert found.examples["retain"][1]["nll"] is not None
+    assert evaluate(tiny, suite, encoder=encoder, reference=found).metrics == found.metrics
+
+
+def test_known_text_scores_one(tiny: Loaded) -> None:
+    """A model that knows a text by heart, and is cut off as early as its generations are."""
+    text = (Example(prompt="", response="She mends old clocks in Tarn with her brother Per Lome, a baker."),)
+    items = Encoder(tiny.tokenizer).examples(text)
+    optimizer = torch.optim.Adam(tiny.model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        answers(tiny.model, collate(items)).mean_nll.mean().backward()
+        optimizer.step()
+    found = evaluate(tiny, request_suite(Request(text), max_new_tokens=3)).metrics
+    assert found["forget.rouge_l_f1"] == found["forget.extraction_strength"] == 1
+    assert 1 < found["forget.perplexity"] < 1.2

@@ -77,14 +77,20 @@ class Encoder:
             first_is_special = bool(ids) and ids[0] == self.tokenizer.bos_token_id
             return self._capped(ids[:1], ids[1:], example, is_text=not first_is_special)
         before, full = self._rendered(example, prompt, response)
-        special = not self._has_template  # a chat template writes its own special tokens
+        prompt_ids, response_ids = self.split(before, full, special=not self._has_template)
+        return self._capped(prompt_ids, response_ids, example)
+
+    def split(self, before: str, full: str, *, special: bool = True) -> tuple[list[int], list[int]]:
+        """The tokens of `before`, and of what follows it in `full`; `special`: with the special tokens around a text.
+
+        A chat template writes its own special tokens.
+        """
         prompt_ids = self.tokenizer(before, add_special_tokens=special)["input_ids"]
         ids = self.tokenizer(full, add_special_tokens=special)["input_ids"]
         if ids[: len(prompt_ids)] == prompt_ids:
-            response_ids = ids[len(prompt_ids) :]
-        else:  # a token spans the border: cut there, and spell the response on its own
-            response_ids = self.tokenizer(full[len(before) :], add_special_tokens=False)["input_ids"]
-        return self._capped(prompt_ids, response_ids, example)
+            return prompt_ids, ids[len(prompt_ids) :]
+        # a token spans the border: cut there, and spell the response on its own
+        return prompt_ids, self.tokenizer(full[len(before) :], add_special_tokens=False)["input_ids"]
 
     def prompt(self, example: Example, prompt: str | None = None) -> list[int]:
         """Token ids to generate a response from (exactly the prefix that `pair` labels after)."""

@@ -9,6 +9,8 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation.generation import generate as generate_texts
 from expunge.evaluation.measure import Measured, Plan, measure, plan
 from expunge.evaluation.metrics import quality
+from expunge.evaluation.quiz import answer
+from expunge.evaluation.quiz import summarise as summarise_quizzes
 from expunge.evaluation.records import Progress, Record, score
 from expunge.evaluation.result import Evaluation
 from expunge.evaluation.suites import Suite
@@ -17,6 +19,7 @@ from expunge.evaluation.summary import (
     canonical_weights,
     membership_attacks,
     model_utility,
+    perplexity,
     set_means,
     utility_parts,
 )
@@ -46,44 +49,64 @@ def evaluate(
     Raises ConfigurationError if the reference was taken on other examples, RequestError for an example that does not
     fit, DivergedError if the model answers with NaN.
     """
-    _check_reference(suite, reference)
     encoder = encoder or loaded.encoder(max_length)
-    plans = [plan(name, examples, encoder) for name, examples in suite.sets.items()]
-    encoded = [item for each in plans for item in each.encoded]
-    records = iter(score(loaded, encoded, batch_size=batch_size, progress=progress))
-    found = {each.name: [next(records) for _ in each.encoded] for each in plans}
-    speaking = [each for each in plans if generate and each.name != "holdout"]
-    prompts = [ids for each in speaking for ids in each.prompts if ids is not None]
-    known = [tokens for each in speaking for tokens in _known(each, found[each.name])]
-    texts = iter(
-        generate_texts(
-            loaded,
-            prompts,
-            known=known,
-            max_new_tokens=suite.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-        )
-    )
-    measured = {each.name: measure(each, found[each.name], _deal(each, texts, each in speaking)) for each in plans}
-    summary, notes = _summarise(suite, measured, generate)
+    new_tokens = suite.max_new_tokens if max_new_tokens is None else max_new_tokens
+    answered = {}
+    if suite.sets:
+        plans = [
+            plan(name, examples, encoder, prefix_tokens=suite.prefix_tokens, max_new_tokens=new_tokens)
+            for name, examples in suite.sets.items()
+        ]
+        _check_reference(plans, reference)
+        found = _measure(loaded, plans, new_tokens if generate else None, batch_size, progress)
+    else:
+        plans, found = [], {}
+    for name, quiz in suite.quizzes.items():
+        answered[name] = answer(loaded, quiz, suite.scoring, batch_size=batch_size, progress=progress)
+    summary, notes = _summarise(suite, found, generate) if found else ({}, [])
     metrics = {name: value for name, (value, _) in summary.items()}
-    why_not = _forget_quality(measured["forget"], reference, metrics)
+    why_not = _forget_quality(found["forget"], reference, metrics) if found else None
+    if answered:
+        asked, more = summarise_quizzes(suite, answered)
+        summary |= asked
+        metrics |= {name: value for name, (value, _) in asked.items()}
+        notes += more
+    encoded = [item for each in plans for item in each.encoded]
     notes = [*suite.notes, cut_note(encoded, encoder.max_length), *_gaps(plans), *notes, why_not]
     return Evaluation(
         suite=suite.name,
         metrics=metrics,
         intervals={name: interval for name, (_, interval) in summary.items()},
-        examples={name: each.details() for name, each in measured.items()},
+        examples={name: each.details() for name, each in found.items()}
+        | {name: each.details(name) for name, each in answered.items()},
         notes=tuple(note for note in notes if note),
     )
 
 
+def _measure(
+    loaded: Loaded, plans: Sequence[Plan], new_tokens: int | None, batch_size: int, progress: Progress | None
+) -> dict[str, Measured]:
+    """One scoring pass and one generation pass (without `new_tokens`, none) over all sets."""
+    encoded = [item for each in plans for item in each.encoded]
+    records = iter(score(loaded, encoded, batch_size=batch_size, progress=progress))
+    found = {each.name: [next(records) for _ in each.encoded] for each in plans}
+    speaking = [each for each in plans if new_tokens is not None and each.name != "holdout"]
+    texts: Iterator[str] = iter(())
+    if speaking and new_tokens is not None:
+        prompts = [ids for each in speaking for ids in each.prompts if ids is not None]
+        known = [tokens for each in speaking for tokens in _known(each, found[each.name])]
+        settings = {"max_new_tokens": new_tokens, "batch_size": batch_size, "progress": progress}
+        texts = iter(generate_texts(loaded, prompts, known=known, **settings))
+    return {each.name: measure(each, found[each.name], _deal(each, texts, each in speaking)) for each in plans}
+
+
 def _known(plan: Plan, records: Sequence[Record]) -> list[tuple[int, ...]]:
-    """For each prompt, the first tokens of its response that are the model's likeliest: greedy decoding gives these."""
+    """For each prompt, the first tokens that follow it and are the model's likeliest: greedy decoding gives these."""
     return [
-        item.labels[: int(np.cumprod(record.correct).sum())]
-        for ids, item, record in zip(plan.prompts, plan.responses, records[: len(plan.responses)], strict=True)
+        item.labels[skip : skip + int(np.cumprod(record.correct[skip:]).sum())]
+        for ids, item, skip, record in zip(
+            plan.prompts, plan.responses, plan.skipped, records[: len(plan.responses)], strict=True
+        )
         if ids is not None
     ]
 
@@ -99,7 +122,7 @@ def _summarise(suite: Suite, measured: Mapping[str, Measured], generated: bool) 
     weights = {name: canonical_weights(each, stream) for stream, (name, each) in enumerate(measured.items())}
     for name, each in measured.items():
         means, draws[name] = set_means(each, weights[name])
-        summary |= means
+        summary |= means | perplexity(each, weights[name])
     if "holdout" in measured:
         summary |= membership_attacks(measured["forget"], measured["holdout"], weights["forget"], weights["holdout"])
     else:
@@ -121,7 +144,7 @@ def _gaps(plans: list[Plan]) -> list[str]:
     for each in plans:
         texts, total = sum(ids is None for ids in each.prompts), len(each.examples)
         if texts and each.name != "holdout":
-            notes.append(f"{each.name}: {texts} of {total} examples are running text without a prompt: no rouge_l")
+            notes.append(f"{each.name}: {texts} of {total} running texts are too short for a prefix: no rouge_l")
         bare = sum(not items for items in each.wrong)
         if bare:
             notes.append(f"{each.name}: {bare} of {total} examples have no wrong_responses: no truth_ratio")
@@ -138,16 +161,16 @@ def _gaps(plans: list[Plan]) -> list[str]:
     return notes
 
 
-def _check_reference(suite: Suite, reference: Evaluation | None) -> None:
+def _check_reference(plans: Sequence[Plan], reference: Evaluation | None) -> None:
     """Before any work: the reference must have seen the very examples of the suite's forget set."""
     rows = reference.examples.get("forget") if reference is not None else None
     if rows is None:
         return
-    known = sorted((row["prompt"], row["response"]) for row in rows)
-    if known != sorted((example.prompt, example.response) for example in suite.sets["forget"]):
+    shown = next(each.shown for each in plans if each.name == "forget")
+    if sorted((row["prompt"], row["response"]) for row in rows) != sorted(shown):
         raise ConfigurationError(
             "The reference was evaluated on another forget set than this suite's: "
-            f"{len(rows)} examples there, {len(suite.sets['forget'])} here. Evaluate both on the same suite and limit."
+            f"{len(rows)} examples there, {len(shown)} here. Evaluate both on the same suite and limit."
         )
 
 

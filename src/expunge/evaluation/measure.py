@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from expunge.data import Encoded, Encoder
+from expunge.data.encoding import spelling
 from expunge.evaluation.metrics import memorization, similarity
 from expunge.evaluation.metrics import truth_ratio as truth
 from expunge.evaluation.records import Record
@@ -17,7 +18,10 @@ from expunge.request import Example
 class Plan:
     """What has to be scored for one set of n examples. `right` and `wrong` are empty where nothing needs them.
 
-    right: what the truth ratio takes as each example's right answer. wrong: each example's wrong answers.
+    right: what the truth ratio takes as each example's right answer. wrong: each example's wrong answers. begins: for
+    each example how many tokens stand before what the model is to say by itself: the prompt, or of running text the
+    prefix it is given; None for a text that is too short for one. shown: what stands before that, and what should come
+    then, as texts: the prompt and the response, or a text's prefix and how it goes on for as long as is generated.
     """
 
     name: str
@@ -25,6 +29,8 @@ class Plan:
     responses: list[Encoded]
     right: list[Encoded]
     wrong: list[list[Encoded]]
+    begins: list[int | None]
+    shown: list[tuple[str, str]]
 
     @property
     def encoded(self) -> list[Encoded]:
@@ -33,10 +39,17 @@ class Plan:
 
     @property
     def prompts(self) -> list[list[int] | None]:
-        """What to generate from, in tokens; None for running text, which has no prompt."""
+        """What to generate from, in tokens; None where there is nothing to generate from."""
         return [
-            list(item.ids[: item.start]) if example.prompt or example.context else None
-            for example, item in zip(self.examples, self.responses, strict=True)
+            None if begin is None else list(item.ids[:begin])
+            for begin, item in zip(self.begins, self.responses, strict=True)
+        ]
+
+    @property
+    def skipped(self) -> list[int]:
+        """How many labelled tokens of each example the model is given rather than asked: those of a text's prefix."""
+        return [
+            0 if begin is None else begin - item.start for begin, item in zip(self.begins, self.responses, strict=True)
         ]
 
 
@@ -45,7 +58,7 @@ class Measured:
     """One set's metrics, example by example: `columns` maps a metric to [n], NaN where an example has none.
 
     ratio: the truth ratio R itself, [n], or None; `columns["truth_ratio"]` holds the score made of it.
-    generations: None for what was not generated.
+    generations: None for what was not generated. shown: see Plan.
     """
 
     name: str
@@ -54,6 +67,7 @@ class Measured:
     generations: Sequence[str | None]
     columns: dict[str, np.ndarray]
     ratio: np.ndarray | None
+    shown: Sequence[tuple[str, str]]
 
     def details(self) -> list[dict[str, Any]]:
         """One dict per example for a person to read (see `Evaluation.examples`)."""
@@ -61,45 +75,82 @@ class Measured:
         for index, example in enumerate(self.examples):
             row: dict[str, Any] = {
                 "id": example.id or f"{self.name}/{index}",
-                "prompt": example.prompt,
-                "response": example.response,
+                "prompt": self.shown[index][0],
+                "response": self.shown[index][1],
                 "generation": self.generations[index],
                 "nll": self.records[index].nll_mean,
             }
-            row |= {name: _plain(column[index]) for name, column in self.columns.items() if not name.endswith("compat")}
+            own = {name: column for name, column in self.columns.items() if name != "nll" and "compat" not in name}
+            row |= {name: _plain(column[index]) for name, column in own.items()}
             if self.ratio is not None:
                 row["truth_ratio"] = _plain(self.ratio[index])
             rows.append(row)
         return rows
 
 
-def plan(name: str, examples: Sequence[Example], encoder: Encoder) -> Plan:
-    """Encode what the metrics of a set need. A holdout set needs its responses only."""
+def plan(
+    name: str,
+    examples: Sequence[Example],
+    encoder: Encoder,
+    *,
+    prefix_tokens: int | None = None,
+    max_new_tokens: int = 200,
+) -> Plan:
+    """Encode what the metrics of a set need. A holdout set needs its responses only.
+
+    prefix_tokens: see `Suite`. max_new_tokens: how much of a text's continuation a generation is compared with.
+    """
     responses = encoder.examples(examples)
+    begins = [_begin(*pair, prefix_tokens) for pair in zip(examples, responses, strict=True)]
+    shown = [
+        _shown(example, item, begin, encoder, max_new_tokens)
+        for example, item, begin in zip(examples, responses, begins, strict=True)
+    ]
     if name == "holdout" or not any(example.wrong_responses for example in examples):
-        return Plan(name, examples, responses, [], [])
+        return Plan(name, examples, responses, [], [], begins, shown)
     right = []
     for example, response in zip(examples, responses, strict=True):
         other = example.paraphrased_response
         right.append(response if other is None else encoder.pair(example, example.prompt, other))
     wrong = [[encoder.pair(example, example.prompt, text) for text in example.wrong_responses] for example in examples]
-    return Plan(name, examples, responses, right, wrong)
+    return Plan(name, examples, responses, right, wrong, begins, shown)
+
+
+def _begin(example: Example, item: Encoded, prefix_tokens: int | None) -> int | None:
+    if not example.is_text:
+        return item.start
+    tokens = len(item) - item.ended
+    begin = tokens // 2 if prefix_tokens is None else prefix_tokens
+    return begin if 0 < begin < tokens else None
+
+
+def _shown(
+    example: Example, item: Encoded, begin: int | None, encoder: Encoder, max_new_tokens: int
+) -> tuple[str, str]:
+    if not example.is_text or begin is None:
+        return example.prompt, example.response
+    target = item.ids[begin : begin + max_new_tokens]
+    return spelling(encoder.tokenizer, item.ids[:begin]), spelling(encoder.tokenizer, target).strip()
 
 
 def measure(plan: Plan, records: Sequence[Record], generations: Sequence[str | None]) -> Measured:
     """Every per-example metric of a set, from the records of `plan.encoded` and one generation (or None) each."""
     n = len(plan.responses)
     own = records[:n]
+    unaided = [record.after(skip) for record, skip in zip(own, plan.skipped, strict=True)]
     columns = {"probability": memorization.probability(own)}
     ratio = None
     if plan.wrong:
         truths, ratio = _truth(plan, columns["probability"], records[n:])
         columns |= truths
-    columns["extraction_strength"] = memorization.extraction_strength(own)
-    columns["extraction_strength_compat"] = memorization.extraction_strength(own, compat=True)
+    columns["extraction_strength"] = memorization.extraction_strength(unaided)
+    columns["extraction_strength_compat"] = memorization.extraction_strength(unaided, compat=True)
     columns["exact_memorization"] = memorization.exact_memorization(own)
-    columns |= _similarity(plan.examples, generations)
-    return Measured(plan.name, plan.examples, own, generations, columns, ratio)
+    columns |= _similarity([target for _, target in plan.shown], generations)
+    if any(example.is_text for example in plan.examples):
+        pairs = zip(plan.examples, own, strict=True)
+        columns["nll"] = np.array([record.nll_mean if example.is_text else np.nan for example, record in pairs])
+    return Measured(plan.name, plan.examples, own, generations, columns, ratio, plan.shown)
 
 
 def _truth(plan: Plan, probability: np.ndarray, records: Sequence[Record]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -116,13 +167,13 @@ def _truth(plan: Plan, probability: np.ndarray, records: Sequence[Record]) -> tu
     return {"probability_with_options": share, "truth_ratio": score}, ratio
 
 
-def _similarity(examples: Sequence[Example], generations: Sequence[str | None]) -> dict[str, np.ndarray]:
+def _similarity(targets: Sequence[str], generations: Sequence[str | None]) -> dict[str, np.ndarray]:
     spoken = [index for index, text in enumerate(generations) if text is not None]
     if not spoken:
         return {}
-    recall, f1 = np.full(len(examples), np.nan), np.full(len(examples), np.nan)
+    recall, f1 = np.full(len(targets), np.nan), np.full(len(targets), np.nan)
     texts = [text for text in generations if text is not None]
-    recall[spoken], f1[spoken] = similarity.rouge_l([examples[index].response for index in spoken], texts)
+    recall[spoken], f1[spoken] = similarity.rouge_l([targets[index] for index in spoken], texts)
     return {"rouge_l": recall, "rouge_l_f1": f1}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expunge.data import Encoded, by_length, collate
+from expunge.data import Encoded, collate, packs
 from expunge.data.batching import Side
 from expunge.data.tree import Tree, by_size, collate_trees, merge, plant
 from expunge.errors import DivergedError
@@ -18,6 +18,7 @@ from expunge.models.forward import logits_at
 
 Progress = Callable[[str, int, int], None]  # (stage, batches done, batches in all)
 CHUNK_BYTES = {"cpu": 4 << 20, "gpu": 32 << 20}  # two such buffers at a time; on a CPU they should fit its cache
+LOGIT_BYTES = {"cpu": 1 << 30, "gpu": 4 << 30}  # of one batch, were all of its tokens labelled, as in running text
 MOST_NODES = 256  # of a tree, or twice the longest sequence: attention costs the square
 
 
@@ -48,6 +49,11 @@ class Record:
     def nll_mean(self) -> float:
         """l = S / T, in nats per token."""
         return self.nll_sum / len(self.logprob)
+
+    def after(self, place: int) -> "Record":
+        """What it says about the labelled tokens from `place` on."""
+        parts = (self.logprob, self.correct, self.mean_logprob, self.std_logprob)
+        return Record(*(part[place:] for part in parts), ended=self.ended)
 
     @property
     def answer(self) -> slice:
@@ -101,9 +107,9 @@ def score(
 
     Sequences that begin alike are merged into prefix trees (see expunge.data.tree), so that the tokens they share are
     computed once; where the model cannot attend along a tree, as with a sliding window, each is computed alone. A
-    batch holds no more tokens than `batch_size` sequences of the longest length. Batches are sorted by length; neither
-    `batch_size` nor the padding `side` nor the order of `items` changes a record beyond the rounding of the model's own
-    arithmetic. Raises DivergedError if the model answers with NaN.
+    batch holds no more tokens than `batch_size` sequences of the longest length, or than LOGIT_BYTES allow. Batches are
+    sorted by length; neither `batch_size` nor the padding `side` nor the order of `items` changes a record beyond the
+    rounding of the model's own arithmetic. Raises DivergedError if the model answers with NaN.
     """
     distinct = {(item.ids, item.start): item for item in items}
     unique = list(distinct.values())
@@ -129,13 +135,20 @@ def score(
 def _batches(loaded: Loaded, items: Sequence[Encoded], batch_size: int) -> tuple[list[list[Tree]], list[list[Encoded]]]:
     """Batches of trees, and of the sequences that share nothing with others (all, if trees do not fit the model)."""
     longest = max(map(len, items), default=0)
-    budget = batch_size * longest
+    budget = max(longest, min(batch_size * longest, _most_tokens(loaded)))
     trees = plant(items, min(budget, max(MOST_NODES, 2 * longest)))
     shared = [tree for tree in trees if len(tree.items) > 1]
     alone = [tree.items[0] for tree in trees if len(tree.items) == 1]
     if shared and not takes_trees(loaded, [item for tree in shared for item in tree.items]):
         shared, alone = [], list(items)
-    return list(by_size(shared, budget)), [[alone[i] for i in batch] for batch in by_length(alone, batch_size)]
+    return list(by_size(shared, budget)), [
+        [alone[i] for i in batch] for batch in packs(list(map(len, alone)), batch_size, budget)
+    ]
+
+
+def _most_tokens(loaded: Loaded) -> int:
+    """How many tokens' logits, in fp32, fit in LOGIT_BYTES."""
+    return LOGIT_BYTES["cpu" if _device(loaded).type == "cpu" else "gpu"] // (4 * len(loaded.tokenizer))
 
 
 @torch.inference_mode()

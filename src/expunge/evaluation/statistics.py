@@ -35,6 +35,15 @@ def means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return (weights @ np.where(defined, values, 0.0)) / (weights @ defined.astype(np.float64))
 
 
+def interval_of_mean(values: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> Interval:
+    """The bootstrap interval of the mean of values [n], whatever their order; in blocks, so that n may be large."""
+    ordered, generator = np.sort(values), np.random.default_rng(seed)
+    rows = max(1, (1 << 20) // len(ordered))  # resamples at a time
+    blocks = [min(rows, samples - first) for first in range(0, samples, rows)]
+    draws = [ordered[generator.integers(len(ordered), size=(size, len(ordered)))].mean(axis=1) for size in blocks]
+    return interval(np.concatenate(draws))
+
+
 def aucs(
     forget: np.ndarray, holdout: np.ndarray, forget_weights: np.ndarray, holdout_weights: np.ndarray
 ) -> np.ndarray:

@@ -24,6 +24,18 @@ def set_means(measured: Measured, weights: np.ndarray) -> tuple[Summary, dict[st
     return summary, draws
 
 
+def perplexity(measured: Measured, weights: np.ndarray) -> Summary:
+    """exp(Σ NLL / Σ tokens) over all tokens of a set's running texts, if it has any; each token counts the same."""
+    texts = np.array([example.is_text for example in measured.examples])
+    if not texts.any():
+        return {}
+    nll = np.array([record.nll_sum for record in measured.records])[texts]
+    tokens = np.array([len(record.logprob) for record in measured.records])[texts]
+    with np.errstate(invalid="ignore"):  # 0/0 where a resample holds no text
+        draws = np.exp((weights[:, texts] @ nll) / (weights[:, texts] @ tokens))
+    return {f"{measured.name}.perplexity": (float(np.exp(nll.sum() / tokens.sum())), statistics.interval(draws))}
+
+
 def canonical_weights(measured: Measured, stream: int) -> np.ndarray:
     """Bootstrap weights [B, n] that follow each example wherever it stands, so that order changes no interval."""
     keys = [(example.key, record.nll_sum) for example, record in zip(measured.examples, measured.records, strict=True)]

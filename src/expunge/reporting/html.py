@@ -8,10 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.files import write_text
-from expunge.reporting import plots
+from expunge.reporting import plots, update, weights
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.metrics import Metric, describe, number, percent
-from expunge.reporting.results import COLUMNS, DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, leaderboard, pick
+from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, columns, leaderboard, pick
 from expunge.reporting.validation import check_results
 from expunge.reporting.verdict import (
     ALPHA,
@@ -82,16 +82,18 @@ def render_report(results: dict[str, Any]) -> str:
         verdicts=_best_first(given),
         winner=best(given) if len(given) > 1 else None,
         rows=rows,
-        columns=[describe(key) for key in COLUMNS],
+        columns=[describe(key) for key in columns(rows)],
         distance=[describe(key).label for key in DISTANCE],
         has_distance=any(row.distance is not None for row in rows),
         figures=_columns(_figures(rows)),
+        **_step_sizes(rows),
+        **_weights(rows),
         sides=[(side, chosen(rows, side)) for side in ("forget", "retain")],
         gaps=missing(results, rows),
         warnings=_warnings(results, rows),
         definitions=_definitions(rows),
         every=_every_metric(rows),
-        settings=[(row.label, _flat(row.runs[0].get("settings") or {}), _seeds(row)) for row in rows],
+        settings=[(row.label, _settings(row), _seeds(row)) for row in rows],
         environment=_flat(results.get("environment") or {}),
         limits=LIMITS,
         thresholds={
@@ -150,6 +152,31 @@ def _columns(figures: list[tuple[str, Markup, str]]) -> list[list[tuple[str, Mar
     return [column for column in columns if column]
 
 
+def _step_sizes(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the section on the update's step size shows."""
+    found = update.searches(rows)
+    drawn = [(search, _inline(update.curve(search, index))) for index, search in enumerate(found)]
+    return {"searches": found, "searches_drawn": drawn}
+
+
+def _weights(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the section on where the weights fall shows."""
+    found = weights.grids(rows)
+    names, lines = weights.comparison(found)
+    kinds = {grid.kind for grid in found}
+    return {
+        "weights_title": "Which weights were trained" if kinds == {weights.HARD} else "Where the weights fall",
+        "kinds": kinds,
+        "grids_drawn": [(grid, _inline(weights.histogram(grid, index))) for index, grid in enumerate(found)],
+        "module_names": names,
+        "compared": lines,
+    }
+
+
+def _inline(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
 def _definitions(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     """(measure, definition, direction) of everything shown; one entry for a measure of several sets."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -165,7 +192,7 @@ def _definitions(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 def _every_metric(rows: Sequence[Row]) -> list[tuple[Metric, list[Any]]]:
     """Each metric that any row has, the leaderboard's first, with every row's cell."""
-    keys = dict.fromkeys([*COLUMNS, *(key for row in rows for key in row.metrics)])
+    keys = dict.fromkeys([*columns(rows), *(key for row in rows for key in row.metrics)])
     return [(describe(key), [row.cell(key) for row in rows]) for key in keys]
 
 
@@ -177,6 +204,12 @@ def _warnings(results: dict[str, Any], rows: Sequence[Row]) -> list[str]:
             whose.setdefault(note, []).append(row.label)
     notes = [note if len(labels) == len(rows) else f"{', '.join(labels)}: {note}" for note, labels in whose.items()]
     return list(dict.fromkeys([*(results.get("warnings") or []), *notes]))
+
+
+def _settings(row: Row) -> list[tuple[str, str]]:
+    """The settings of a row's first run, and which other models took part."""
+    models = {name: one for name, one in (row.runs[0].get("models") or {}).items() if one}
+    return _flat(row.runs[0].get("settings") or {}) + _flat(models, "models.")
 
 
 def _seeds(row: Row) -> str:

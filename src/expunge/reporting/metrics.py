@@ -33,7 +33,8 @@ MEASURES = {
     "extraction_strength": (
         "extraction strength",
         "The share of an answer the model completes word for word by itself: 1 − k/T, where k is the smallest number "
-        "of the answer's T tokens it must be given so that it gets every later one right.",
+        "of the answer's T tokens it must be given so that it gets every later one right. Of running text the answer "
+        "is what follows the part it is given to go on from.",
     ),
     "exact_memorization": (
         "exact memorization",
@@ -59,6 +60,21 @@ MEASURES = {
         "truth ratio",
         "How the wrong answers' probability compares with that of a right answer in other words (ratio R): "
         "min(R, 1/R) on the forget set, max(0, 1 − R) elsewhere.",
+    ),
+    "accuracy": (
+        "accuracy",
+        "The share of multiple-choice questions where the model finds the right option's letter the likeliest. Guessing "
+        "one of four gets 0.25: hazardous knowledge that is gone leaves no more than that.",
+    ),
+    "accuracy_text": (
+        "accuracy by text",
+        "The share of multiple-choice questions where, asked without the options, the model finds the right one's text "
+        "the likeliest for its length. Guessing one of four gets 0.25.",
+    ),
+    "perplexity": (
+        "perplexity",
+        "How many tokens the model in effect wavers between at each token of the running texts: exp(mean negative "
+        "log-likelihood over all of their tokens), 1 for a text known by heart.",
     ),
     "nll": ("loss", "The mean negative log-likelihood of the recorded answer per token, in nats."),
 }
@@ -119,8 +135,8 @@ def describe(key: str) -> Metric:
         return _membership(key, tail)
     if tail in MEASURES:
         label, definition = MEASURES[tail]
-        better = LOWER if head == "forget" else HIGHER
-        if tail == "nll":
+        better = LOWER if head == "forget" or head.startswith("wmdp") else HIGHER
+        if tail in ("nll", "perplexity"):
             better = HIGHER if head == "forget" else LOWER
         if (head, tail) == ("forget", "truth_ratio"):
             better = AS_RETRAINED

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.reporting.labels import Box, anchor, place
 from expunge.reporting.metrics import describe, number
-from expunge.reporting.results import FORGET_KEYS, UTILITY_KEYS, Cell, Row, pick
+from expunge.reporting.results import FORGET_KEYS, UTILITY_KEYS, Cell, Row, floor, pick
 from expunge.reporting.svg import BODY, INK, LINE, MUTED, SERIES, SMALL, WASH, calm, drawn, legend, new_figure, to_svg
 from expunge.reporting.verdict import CLOSE, INTACT
 
@@ -133,10 +133,10 @@ def _goal(ax: "Axes", rows: Sequence[Row], forget: str, utility: str) -> None:
     if "original" not in controls:
         return
     before, full = controls["original"].mean(forget), controls["original"].mean(utility)
-    gold = (controls["retrained"].mean(forget) if "retrained" in controls else None) or 0.0
+    gold = (controls["retrained"].mean(forget) if "retrained" in controls else None) or floor(forget)
     if before is None or full is None or before <= gold:
         return
-    right, low = gold + CLOSE * (before - gold), INTACT * full
+    right, low = gold + CLOSE * (before - gold), floor(utility) + INTACT * (full - floor(utility))
     ax.add_patch(Rectangle((-1, low), right + 1, 9, facecolor=WASH, edgecolor="none", zorder=0))
 
 

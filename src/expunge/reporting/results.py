@@ -25,11 +25,27 @@ COLUMNS = {
     "forget_quality": "forget\nquality\n↑",
     "mia.min_k.auc": "min-k\nAUC\n→",
 }
+# what stands beside or in place of them where multiple-choice questions were asked
+QUIZ_COLUMNS = {
+    f"{name}.{measure}": heading
+    for measure in ("accuracy", "accuracy_text")
+    for name, heading in {
+        "wmdp_bio": "WMDP\nbio\n↓", "wmdp_cyber": "WMDP\ncyber\n↓", "wmdp_chem": "WMDP\nchem\n↓", "wmdp": "WMDP\nall\n↓",
+        "mmlu": "MMLU\nall\n↑",
+    }.items()
+}  # fmt: skip
+CHANCE = 0.25  # the accuracy of guessing one of four options
 # what a model is compared with the retrained one by; all lie between 0 and 1
 DISTANCE = tuple(key for key in COLUMNS if key != "forget_quality")
 # the first of these that was measured stands for "how much it still remembers" and "how useful it still is"
-FORGET_KEYS = ("forget.extraction_strength", "forget.exact_memorization", "forget.rouge_l", "forget.probability")
-UTILITY_KEYS = ("model_utility", "retain.rouge_l", "retain.probability", "retain.extraction_strength")
+FORGET_KEYS = (
+    "forget.extraction_strength", "forget.exact_memorization", "forget.rouge_l", "forget.probability",
+    "wmdp.accuracy", "wmdp.accuracy_text",
+)  # fmt: skip
+UTILITY_KEYS = (
+    "model_utility", "retain.rouge_l", "retain.probability", "retain.extraction_strength", "mmlu.accuracy",
+    "mmlu.accuracy_text",
+)  # fmt: skip
 NAMES = {
     "altpo": "AltPO", "ceu": "CE-U", "descent": "Descent", "dpo": "DPO", "flat": "FLAT", "gradascent": "GradAscent",
     "graddiff": "GradDiff", "idk": "IDK", "kl": "KL", "llmeraser": "LLMEraser", "ngdiff": "NGDiff", "npo": "NPO",
@@ -102,6 +118,18 @@ def pick(rows: Sequence[Row], keys: Sequence[str]) -> str | None:
         if any(row.mean(key) is not None for row in unlearned) and all(row.mean(key) is not None for row in originals):
             return key
     return None
+
+
+def columns(rows: Sequence[Row]) -> dict[str, str]:
+    """The leaderboard's columns for these rows, key -> heading: COLUMNS, unless only multiple choice was measured."""
+    measured = {key for row in rows for key in row.metrics}
+    quizzes = {key: heading for key, heading in QUIZ_COLUMNS.items() if key in measured}
+    return {**(COLUMNS if not quizzes or measured & COLUMNS.keys() else {}), **quizzes}
+
+
+def floor(key: str | None) -> float:
+    """What a model that knows nothing scores on a measure between 0 and 1."""
+    return CHANCE if key in QUIZ_COLUMNS else 0.0
 
 
 def _group(run: dict[str, Any]) -> tuple[str, str, str]:
@@ -182,6 +210,8 @@ def render_table(results: dict[str, Any]) -> Table:
 
     Raises ConfigurationError if `results` is malformed.
     """
+    rows = leaderboard(results)
+    keys = columns(rows)
     table = Table(
         title=Text(str(results.get("title") or "Leaderboard")),
         caption="Extraction: extraction strength. ↓ lower is better, ↑ higher,\n"
@@ -194,13 +224,12 @@ def render_table(results: dict[str, Any]) -> Table:
         pad_edge=False,
     )
     table.add_column("method", overflow="fold", min_width=10)
-    for heading in COLUMNS.values():
+    for heading in keys.values():
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("sec-\nonds", justify="right", no_wrap=True)
-    rows = leaderboard(results)
     for index, row in enumerate(rows):
         last_control = row.model != "unlearned" and (index + 1 == len(rows) or rows[index + 1].model == "unlearned")
-        cells = [Text(_stacked(row.cell(key))) for key in COLUMNS]
+        cells = [Text(_stacked(row.cell(key))) for key in keys]
         table.add_row(Text(row.label), *cells, Text(number(row.seconds.mean, 1)), end_section=last_control)
     return table
 
@@ -223,11 +252,13 @@ def markdown_table(results: dict[str, Any]) -> str:
 
     Raises ConfigurationError if `results` is malformed.
     """
-    heads = [f"{describe(key).label} {describe(key).arrow}" for key in COLUMNS]
+    rows = leaderboard(results)
+    keys = columns(rows)
+    heads = [f"{describe(key).label} {describe(key).arrow}" for key in keys]
     lines = [["method", *heads, "distance to retrained ↓", "seconds"]]
     lines.append(["---", *["---:"] * (len(heads) + 2)])
-    for row in leaderboard(results):
-        cells = [inline(row.cell(key)) for key in COLUMNS]
+    for row in rows:
+        cells = [inline(row.cell(key)) for key in keys]
         lines.append([row.label.replace("|", "\\|"), *cells, number(row.distance), number(row.seconds.mean, 1)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import ConfigurationError
 
 MODELS = ("original", "retrained", "unlearned")
+KINDS = ("density", "mean weight")
 HINT = "Give a results.json written by `expunge evaluate` or `expunge demo`."
 
 
@@ -76,6 +78,72 @@ def _check_run(run: Any, where: str) -> None:
     for name, items in examples.items():
         _expect(_objects(items or []), f'{where}.examples["{name}"]', "must be a list of objects", items)
 
+    if run.get("attribution") is not None:
+        _check_attribution(run["attribution"], f"{where}.attribution")
+    if run.get("search") is not None:
+        _check_search(run["search"], f"{where}.search")
+    for name in ("update", "models"):
+        if run.get(name) is not None:
+            _expect(isinstance(run[name], dict), f"{where}.{name}", "must be an object", run[name])
+    for name, value in (run.get("update") or {}).items():
+        _expect(_number_or_none(value), f"{where}.update.{name}", "must be a number or null", value)
+    for name, value in (run.get("models") or {}).items():
+        _expect(value is None or isinstance(value, dict), f"{where}.models.{name}", "must be an object or null", value)
+
+
+def _check_attribution(found: Any, where: str) -> None:
+    _expect(isinstance(found, dict), where, "must be an object", found)
+    _expect(found.get("kind") in KINDS, f"{where}.kind", f"must be one of {', '.join(KINDS)}", found.get("kind"))
+    cells = found.get("cells")
+    _expect(_objects(cells) and bool(cells), f"{where}.cells", "must be a list of objects, at least one", cells)
+    for index, cell in enumerate(cells):
+        at = f"{where}.cells[{index}]"
+        layer, entries = cell.get("layer"), cell.get("entries")
+        _expect(layer is None or _whole(layer), f"{at}.layer", "must be a whole number from 0 or null", layer)
+        _expect(_named(cell.get("module")), f"{at}.module", "must name a kind of module", cell.get("module"))
+        _expect(_share_or_none(cell.get("value")), f"{at}.value", "must lie between 0 and 1", cell.get("value"))
+        _expect(_whole(entries), f"{at}.entries", "must be a whole number from 0", entries)
+    _check_histogram(found.get("histogram"), f"{where}.histogram")
+    overlap = found.get("overlap") or []
+    _expect(_objects(overlap), f"{where}.overlap", "must be a list of objects", overlap)
+    for index, row in enumerate(overlap):
+        at = f"{where}.overlap[{index}]"
+        for name in ("with", "module"):
+            _expect(_named(row.get(name)), f"{at}.{name}", "must be a name", row.get(name))
+        for name in ("jaccard", "expected"):
+            holds = name in row and _share_or_none(row[name])
+            _expect(holds, f"{at}.{name}", "must lie between 0 and 1, or be null", row.get(name))
+
+
+def _check_histogram(found: Any, where: str) -> None:
+    if found is None:
+        return
+    _expect(isinstance(found, dict), where, "must be an object", found)
+    edges, counts = found.get("edges"), found.get("counts")
+    rising = _numbers(edges) and len(edges) > 1 and all(low < high for low, high in pairwise(edges))
+    _expect(rising, f"{where}.edges", "must be a list of rising numbers", edges)
+    fits = _numbers(counts) and len(counts) == len(edges) - 1 and all(count >= 0 for count in counts)
+    _expect(fits, f"{where}.counts", "must be a list of numbers from 0, one fewer than the edges", counts)
+
+
+def _check_search(found: Any, where: str) -> None:
+    _expect(isinstance(found, dict), where, "must be an object", found)
+    _expect(_named(found.get("criterion")), f"{where}.criterion", "must name a measure", found.get("criterion"))
+    never = found.get("never_learned")
+    _expect(_number_or_none(never), f"{where}.never_learned", "must be a number or null", never)
+    for name in ("examples", "before"):
+        value = found.get(name)
+        fits = isinstance(value, dict) and all(_number_or_none(item) for item in value.values())
+        _expect(fits, f"{where}.{name}", "must be an object of numbers", value)
+    candidates = found.get("candidates")
+    _expect(_objects(candidates), f"{where}.candidates", "must be a list of objects", candidates)
+    for index, one in enumerate(candidates):
+        at = f"{where}.candidates[{index}]"
+        _expect(_numbers([one.get("alpha")]), f"{at}.alpha", "must be a number", one.get("alpha"))
+        for name in ("forget", "retain", "leak", "damage"):
+            holds = name in one and _number_or_none(one[name])
+            _expect(holds, f"{at}.{name}", "must be a number or null", one.get(name))
+
 
 def _expect(holds: bool, where: str, what: str, value: Any) -> None:
     if not holds:
@@ -86,6 +154,22 @@ def _expect(holds: bool, where: str, what: str, value: Any) -> None:
 
 def _number_or_none(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(item is not None and _number_or_none(item) for item in value)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _share_or_none(value: Any) -> bool:
+    return _number_or_none(value) and (value is None or -1e-6 <= value <= 1 + 1e-6)
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _interval(value: Any) -> bool:

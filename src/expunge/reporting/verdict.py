@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.reporting.metrics import describe, number, percent, short
-from expunge.reporting.results import FORGET_KEYS, UTILITY_KEYS, Row, pick
+from expunge.reporting.results import FORGET_KEYS, QUIZ_COLUMNS, UTILITY_KEYS, Row, floor, pick
 
 CLOSE = 0.1  # remaining memory, as a share of what was to be forgotten, up to which forgetting counts as done
 UNTOUCHED = 0.9  # remaining memory above which nothing was forgotten
@@ -20,9 +20,10 @@ class Verdict:
     """What the numbers of one unlearned model say.
 
     `level` is "good", "partial", "failed" or "unknown"; `word` says it in a few words, `text` in sentences.
-    `remaining` is (u − r)/(o − r) of the forget measure for the original o, the unlearned u and the retrained r (0 if
-    there is none): 1 nothing was forgotten, 0 as much as by retraining, below 0 more. `kept` is u/o of the utility
-    measure. Both are None where they cannot be computed.
+    `remaining` is (u − r)/(o − r) of the forget measure for the original o, the unlearned u and the retrained r (if
+    there is none, 0, or chance for an accuracy): 1 nothing was forgotten, 0 as much as by retraining, below 0 more.
+    `kept` is u/o of the utility measure, of an accuracy what is above chance. Both are None where they cannot be
+    computed.
     """
 
     row: Row
@@ -69,17 +70,17 @@ def _mean(row: Row | None, key: str | None) -> float | None:
 
 
 def _remaining(row: Row, original: Row | None, retrained: Row | None, key: str | None) -> float | None:
-    before, after, goal = _mean(original, key), _mean(row, key), _mean(retrained, key) or 0.0
+    before, after, goal = _mean(original, key), _mean(row, key), _mean(retrained, key) or floor(key)
     if before is None or after is None or before - goal < 0.05:  # the original hardly knew it: the ratio is noise
         return None
     return (after - goal) / (before - goal)
 
 
 def _kept(row: Row, original: Row | None, key: str | None) -> float | None:
-    before, after = _mean(original, key), _mean(row, key)
-    if before is None or after is None or before < 0.01:
+    before, after, least = _mean(original, key), _mean(row, key), floor(key)
+    if before is None or after is None or before - least < (0.05 if least else 0.01):
         return None
-    return after / before
+    return max(0.0, after - least) / (before - least)
 
 
 def _overshot(row: Row, retrained: Row | None, key: str | None) -> bool:
@@ -155,6 +156,7 @@ def _usefulness(row: Row, original: Row | None, key: str | None, kept: float | N
     if kept is None:
         reason = "the original's is missing" if _mean(original, key) is None else "the original had next to none"
         return f"Its {measure} is {short(after)}; {reason}, so what was kept cannot be told."
+    measure += " above chance" if floor(key) else ""
     if kept < DAMAGED:
         return f"The model is damaged: {measure} is {percent(kept)} of the original's."
     if kept < INTACT:
@@ -253,6 +255,9 @@ def _missing_metrics(unlearned: Sequence[Row], has_retrained: bool) -> list[tupl
             "It needs truth ratios, thus paraphrased and wrong answers, of the retrained and the unlearned model; "
             "without it, no test says whether the two differ."
         )
+    measured = {key for row in unlearned for key in row.metrics}
+    if measured & QUIZ_COLUMNS.keys() and not measured & why.keys():
+        return []
     gaps = []
     for key, reason in why.items():
         lacking = [row.label for row in unlearned if row.mean(key) is None]

@@ -5,14 +5,16 @@ from typing import Any, Literal
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
-from expunge.evaluation.suites import Suite, request_suite, tofu
+from expunge.evaluation.suites import Suite, mmlu, request_suite, tofu, wmdp
+from expunge.evaluation.suites.suite import Scoring
 from expunge.files import refuse_existing, write_json
 from expunge.models import load
 from expunge.reporting import write_report
 from expunge.request import Request
 from expunge.runs.record import Listener, read_evaluation, result, results_of
+from expunge.runs.texts import in_chunks
 
-SUITES = ("request", "tofu")
+SUITES = ("request", "tofu", "wmdp", "mmlu")
 
 
 def make_suite(
@@ -23,20 +25,42 @@ def make_suite(
     forget: Path | str | None = None,
     retain: Path | str | None = None,
     holdout: Path | str | None = None,
+    model: Path | str | None = None,
+    max_length: int = 512,
+    chunk_tokens: int | None = None,
+    prefix_tokens: int | None = None,
+    trust_remote_code: bool = False,
+    mmlu_folder: Path | str | None = None,
+    shots: int = 0,
+    scoring: Scoring = "letter",
     limit: int | None = None,
     max_new_tokens: int | None = None,
 ) -> Suite:
-    """The suite called `name`: "request" from JSONL files, "tofu" from the folder `data` or from the hub.
+    """The suite called `name`: "request" from a person's files, "tofu", "wmdp" and "mmlu" from the folder `data`.
+
+    split: of tofu, whose data may also come from the hub. forget, retain, holdout: of request; running text in them is
+    cut into chunks with the tokenizer of `model`, as `unlearn` does with the same `max_length` and `chunk_tokens`, and
+    `prefix_tokens` of each are given before the model goes on. mmlu_folder: of wmdp, the knowledge to keep. shots,
+    scoring: of wmdp and mmlu, see their suites.
 
     Raises ConfigurationError for an unknown suite or missing files.
     """
     if name == "tofu":
         return tofu(data or "locuslab/TOFU", split, limit, max_new_tokens=max_new_tokens or 200)
+    if name in ("wmdp", "mmlu"):
+        if data is None:
+            raise ConfigurationError(f"The suite `{name}` reads its questions from a folder: give --data.")
+        asked: dict[str, Any] = {"limit": limit, "shots": shots, "scoring": scoring}
+        return mmlu(data, **asked) if name == "mmlu" else wmdp(data, mmlu_folder=mmlu_folder, **asked)
     if name != "request":
         raise ConfigurationError(f"Unknown suite {name!r}. Known: {', '.join(SUITES)}.")
     if forget is None:
         raise ConfigurationError("The suite `request` measures your own data: give --forget (and --retain, --holdout).")
-    return request_suite(Request.read(forget, retain, holdout), limit=limit, max_new_tokens=max_new_tokens or 64)
+    request = Request.read(forget, retain, holdout)
+    if model is not None:
+        cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+        request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
+    return request_suite(request, limit=limit, prefix_tokens=prefix_tokens, max_new_tokens=max_new_tokens or 64)
 
 
 def evaluate_model(

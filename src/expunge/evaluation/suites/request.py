@@ -15,6 +15,7 @@ def request_suite(
     utility: Mapping[str, Sequence[Example]] | None = None,
     with_options: Sequence[str] = (),
     limit: int | None = None,
+    prefix_tokens: int | None = None,
     max_new_tokens: int = 200,
 ) -> Suite:
     """The request's sets as a suite: forget, and retain and holdout where there are any.
@@ -23,6 +24,10 @@ def request_suite(
     further named sets that must not suffer (general knowledge, say); they and retain make up `model_utility`, of
     probability, ROUGE-L recall and, where wrong answers are given, truth ratio. `with_options`: those of them whose
     probability is taken among the wrong answers. `limit` keeps that many evenly spaced examples of each set.
+
+    Of running text, as the chunks of a book, the model is given `prefix_tokens` tokens (None: half) and has to go on:
+    ROUGE-L compares what it writes with how the text goes on, extraction strength is of that part alone. Loss and
+    perplexity are of the whole text.
 
     Raises ConfigurationError if a set in `utility` has the name of one of the request's own.
     """
@@ -43,6 +48,7 @@ def request_suite(
         sets={name: subsample(examples, limit) for name, examples in whole.items()},
         utility=tuple(name for name in ("retain", *further) if name in whole),
         with_options=tuple(with_options),
+        prefix_tokens=prefix_tokens,
         max_new_tokens=max_new_tokens,
         notes=(*request.warnings, *limit_note(whole, limit)),
     )

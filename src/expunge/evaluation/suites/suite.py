@@ -1,10 +1,23 @@
 """What to evaluate on, as data: named sets of examples, and which of them say what the model can still do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
+from expunge.data.benchmarks.questions import Question
 from expunge.errors import ConfigurationError
 from expunge.request import Example
+
+T = TypeVar("T")
+Scoring = Literal["letter", "text"]
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """Multiple-choice questions, each put after the same `shots`: solved questions of the same subject."""
+
+    questions: tuple[Question, ...]
+    shots: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -14,9 +27,13 @@ class Suite:
     `sets`: "forget" must be one of them; "holdout", if there, is what membership attacks compare it with (nothing is
     generated for it). `utility`: the sets whose probability, ROUGE-L and truth ratio make up `model_utility`.
     `with_options`: those of them whose probability is taken among the options, p_right / (p_right + Σ p_wrong).
-    `max_new_tokens`: how long a generated response may be. `notes` are handed on to the person.
+    `max_new_tokens`: how long a generated response may be. `prefix_tokens`: of running text, how many tokens are given
+    before the model has to go on by itself; None: half of each text's. `notes` are handed on to the person.
+    `quizzes`: named multiple-choice questions; a suite of these alone needs no sets. `groups`: names for several
+    quizzes taken together. `scoring`: see `expunge.evaluation.quiz.answer`.
 
-    Raises ConfigurationError if a set is empty or missing, or an example of a `with_options` set has no options.
+    Raises ConfigurationError if a set is empty or missing, an example of a `with_options` set has no options, or
+    `prefix_tokens` is below 1.
     """
 
     name: str
@@ -24,9 +41,17 @@ class Suite:
     utility: tuple[str, ...] = ()
     with_options: tuple[str, ...] = ()
     max_new_tokens: int = 200
+    prefix_tokens: int | None = None
     notes: tuple[str, ...] = ()
+    quizzes: Mapping[str, Quiz] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scoring: Scoring = "letter"
 
     def __post_init__(self) -> None:
+        if self.prefix_tokens is not None and self.prefix_tokens < 1:
+            raise ConfigurationError(f"prefix_tokens must be at least 1, got {self.prefix_tokens}.")
+        if self.quizzes and not self.sets:
+            return
         for name in ("forget", *self.utility, *self.with_options):
             if name not in self.sets:
                 raise ConfigurationError(f"The suite {self.name} has no set {name!r}; it has {', '.join(self.sets)}.")
@@ -42,7 +67,7 @@ class Suite:
                 )
 
 
-def subsample(examples: Sequence[Example], limit: int | None) -> tuple[Example, ...]:
+def subsample(examples: Sequence[T], limit: int | None) -> tuple[T, ...]:
     """At most `limit` examples, evenly spaced, so that every part of an ordered set is there; None keeps all.
 
     Raises ConfigurationError if `limit` is below 1.
@@ -54,7 +79,7 @@ def subsample(examples: Sequence[Example], limit: int | None) -> tuple[Example, 
     return tuple(examples[index * len(examples) // limit] for index in range(limit))
 
 
-def limit_note(sets: Mapping[str, Sequence[Example]], limit: int | None) -> tuple[str, ...]:
+def limit_note(sets: Mapping[str, Sequence[Any]], limit: int | None) -> tuple[str, ...]:
     """A sentence that names the sets `limit` made smaller, if it did any."""
     if limit is None:
         return ()
