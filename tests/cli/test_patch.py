@@ -50,6 +50,25 @@ def test_diff_apply_revert(tiny_folder: Path, changed: Path, tmp_path: Path) -> 
         run("apply", "--patch", file, "--model", changed, "--out", tmp_path / "x")
 
 
+def test_compose(tiny_folder: Path, changed: Path, tmp_path: Path) -> None:
+    loaded = load(changed)
+    nudge(loaded.model, "layers.0.mlp.up_proj")
+    checkpoint.save_model(loaded, tmp_path / "further")
+    first = create(tiny_folder, changed, tmp_path / "p1", method="one").path
+    second = create(changed, tmp_path / "further", tmp_path / "p2", method="two").path
+    file = tmp_path / "whole"
+    result = run("compose", first, second, "--out", file)
+    assert result.exit_code == 0, result.output
+    assert "made by one + two" in result.output
+    assert "4 of 20 tensors" in result.output
+    assert "stored   0 of 4 tensors sparsely" in result.output
+    assert run("apply", "--patch", file, "--model", tiny_folder, "--out", tmp_path / "out").exit_code == 0
+    assert everything(tmp_path / "out") == everything(tmp_path / "further")
+    assert run("compose", first, second, "--out", file, "--base", tiny_folder, "--overwrite").exit_code == 0
+    with pytest.raises(PatchError, match="is not for the model"):
+        run("compose", second, first, "--out", tmp_path / "x")
+
+
 def test_inspect_as_table_and_json(tiny_folder: Path, changed: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.safetensors"
     patch = create(tiny_folder, changed, file, method="ngdiff", settings={"lr": 0.5}, info={"note": "[red]x"})

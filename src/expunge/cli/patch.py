@@ -1,4 +1,4 @@
-"""`expunge patch`: inspect, apply, revert and diff."""
+"""`expunge patch`: inspect, apply, revert, diff and compose."""
 
 import json
 from pathlib import Path
@@ -78,9 +78,27 @@ def diff(
     _print(patch.inspect(), rows=0)
 
 
+@app.command()
+def compose(
+    patches: Annotated[
+        list[Path], typer.Argument(metavar="PATCH...", help="The patches, in the order they were made.")
+    ],
+    out: Out,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="The first patch's base: measures the norms of the whole change.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the one patch that does what several do in a row."""
+    from expunge import patch as room
+
+    _print(room.compose(patches, out, base=base, overwrite=overwrite).inspect(), rows=0)
+
+
 def _print(report: dict[str, Any], rows: int) -> None:
     console = Console(highlight=False)
     totals = report["totals"]
+    sparse = sum(row["sparse"] for row in report["tensors"])
     # Without markup, since a path may hold square brackets.
     console.print(
         f"{report['path']}: {report['kind']} patch, {report['bytes'] / 1e6:.2f} MB, "
@@ -89,6 +107,9 @@ def _print(report: dict[str, Any], rows: int) -> None:
         f"patched  {report['patched']}",
         f"changed  {totals['tensors_changed']} of {totals['tensors']} tensors, {totals['entries_changed']:,} of "
         f"{totals['entries']:,} entries ({totals['share']:.2%})",
+        f"stored   {sparse} of {len(report['tensors'])} tensors sparsely: their changed entries only"
+        if report["kind"] == "dense"
+        else "stored   as the adapter it is",
         f"norm     {_number(totals['change_norm'])} of {_number(totals['base_norm'])} "
         f"(relative {_number(totals['relative'])})",
         sep="\n",
