@@ -7,6 +7,7 @@ import pytest
 from expunge.config import read_yaml
 from expunge.methods import METHODS, Descent, method
 
+BATCH = {"tofu": 32, "wmdp": 4, "text": 4}  # the effective batch of the papers' settings
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
 
@@ -16,7 +17,7 @@ def test_recipe_is_understood_and_guarded(recipe) -> None:
     made = method(settings.pop("method"), settings)
     if isinstance(made, Descent):
         assert made.stop_forget_nll is not None or made.stop_retain_rise is not None
-    assert made.batch_size * made.accumulation == 32
+    assert made.batch_size * made.accumulation == BATCH[recipe.parent.name]
 
 
 def test_every_method_has_a_recipe() -> None:

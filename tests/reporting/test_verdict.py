@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from expunge.reporting.results import leaderboard
+from expunge.reporting.results import columns, leaderboard
 from expunge.reporting.verdict import best, missing, summary, verdicts
 from tests.reporting.build import demo_results
 
@@ -121,3 +121,21 @@ def test_complete_results_lack_nothing() -> None:
     del given["runs"][4]["metrics"]["mia.min_k.auc"], given["runs"][3]["metrics"]["mia.min_k.auc"]
     del given["runs"][2]["metrics"]["mia.min_k.auc"]
     assert [what for what, _ in missing(given, leaderboard(given))] == ["No min-k AUC for GradAscent"]
+
+
+def quiz(model: str, wmdp: float, mmlu: float) -> dict:
+    return {"model": model, "method": model, "metrics": {"wmdp.accuracy": wmdp, "mmlu.accuracy": mmlu}}
+
+
+def test_accuracies_count_from_chance() -> None:
+    """WMDP from .65 to .27 is .02/.40 of the knowledge left; MMLU from .55 to .52 is .27/.30 of it kept."""
+    rows = leaderboard({"runs": [quiz("original", 0.65, 0.55), quiz("unlearned", 0.27, 0.52)]})
+    (verdict,) = verdicts(rows)
+    assert verdict.remaining == pytest.approx(0.05)
+    assert verdict.kept == pytest.approx(0.9)
+    assert verdict.level == "partial"
+    assert "mmlu accuracy above chance is 90\u00a0% of the original's" in verdict.text
+    assert list(columns(rows)) == ["wmdp.accuracy", "mmlu.accuracy"]
+    assert not [what for what, _ in missing({"runs": [quiz("original", 1, 1)]}, rows) if "extraction" in what]
+    (guessing,) = verdicts(leaderboard({"runs": [quiz("original", 0.26, 0.27), quiz("unlearned", 0.25, 0.2)]}))
+    assert (guessing.remaining, guessing.kept) == (None, None)
