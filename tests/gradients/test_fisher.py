@@ -194,8 +194,15 @@ def shared() -> nn.Module:
     return model
 
 
+def fused_norm() -> nn.Module:
+    model = build_model(40)
+    model.model.norm = nn.RMSNorm(32)
+    return model
+
+
 STRANGE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "unknown module": (unknown_module, r"model\.norm\.1 is a Scale, which it does not know"),
+    "fused norm": (fused_norm, r"model\.norm is a RMSNorm"),
     "run twice": (layer_run_twice, r"model\.layers\.0\.\S+ runs more than once"),
     "used elsewhere": (used_elsewhere, r"model\.norm\.weight is used by something other than the module"),
     "shared": (shared, r"gate_proj\.weight is shared by modules other than"),

@@ -111,12 +111,7 @@ class Layers:
             return lambda ids: _Lookup.apply(*self._looked_up(ids, module, where, mine["weight"]))
         if isinstance(module, nn.LayerNorm) and kind is nn.LayerNorm:
             return lambda x: self._layer_norm(x, module, where, mine)
-        if (
-            kind is not nn.RMSNorm
-            and "RMSNorm" in kind.__name__
-            and set(module._parameters) == {"weight"}
-            and not list(module.children())
-        ):
+        if "RMSNorm" in kind.__name__ and set(module._parameters) == {"weight"} and _plain(module):
             return lambda x, *rest: self._scaled(module, where, mine, x, *rest)
         raise UnsupportedError(where, f"is a {kind.__name__}, which it does not know")
 
@@ -245,6 +240,11 @@ class Layers:
         rows = rows.float()
         self.first.at(name).add_(rows.sum(0))
         self.second.at(name).add_(rows.square().sum(0))
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether a norm is written in plain tensor operations, as transformers' are: a fused one takes no B copies."""
+    return type(module).__module__.startswith("transformers.") and not isinstance(module, nn.RMSNorm)
 
 
 class _Sink:
