@@ -136,6 +136,8 @@ class Attribution(ABC):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.exclude, str):
+            object.__setattr__(self, "exclude", (self.exclude,))
         config.check(self)
 
     @abstractmethod

@@ -98,7 +98,7 @@ def _table(cells: list[dict[str, Any]], whole: float) -> Any:
 
     inside = [cell for cell in cells if cell["layer"] is not None]
     modules = list(dict.fromkeys(cell["module"] for cell in inside))
-    table = Table("layer", *modules, "all", box=None, padding=(0, 2, 0, 0))
+    table = Table("layer", *(module.replace(".", "\n.") for module in modules), "all", box=None, padding=(0, 2, 0, 0))
     for layer in dict.fromkeys(cell["layer"] for cell in inside):
         row = [cell for cell in inside if cell["layer"] == layer]
         table.add_row(str(layer), *(_mean(row, module) for module in modules), _mean(row))

@@ -67,6 +67,7 @@ def attribute(
             listener.note(note)
     listener.stage(f"attributing with {type(chosen).__name__}")
     view = View(loaded, request, encoder, forget_loss, batch_size, seed, listener.batch)
+    _check_others(others, view)
     mask = chosen.mask(view)
     data = {"forget": forget, "retain": retain}
     info = {
@@ -94,6 +95,15 @@ def _made(method: str | Attribution, settings: Mapping[str, Any], loss: str | Lo
     if isinstance(loss, str):
         loss = config.build(config.lookup(LOSSES, loss, "loss"), of_loss)
     return method, loss
+
+
+def _check_others(others: Mapping[str, Mask], view: View) -> None:
+    """Raise ConfigurationError for a mask that cannot be compared, before the long work begins."""
+    shapes = {name: tuple(param.shape) for name, param in view.params.items()}
+    for name, other in others.items():
+        if other.soft or dict(other.shapes) != shapes:
+            kind = "a soft mask" if other.soft else "a mask for another model"
+            raise ConfigurationError(f"{name} is {kind}: overlap is of two hard masks for one model. Leave it out.")
 
 
 def _cut(request: Request, encoder: Encoder) -> str | None:
