@@ -33,7 +33,7 @@ LABELLED = {"text": TOKENS - 1, "answer": 32}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=7, help="how often each way is measured")
+    parser.add_argument("--turns", type=int, default=5, help="how often each way is measured")
     parser.add_argument("--memory-of", nargs=2, metavar=("WAY", "SIZE"), help=argparse.SUPPRESS)  # the inner process
     arguments = parser.parse_args()
     if arguments.memory_of:

@@ -57,9 +57,9 @@ def moments(
     - "vmap": torch.func over the batch; B copies of all gradients, and logits at every position from the first label on.
 
     "auto" is "layers", or "loop" for a model with parameters used in ways that "layers" does not know. Measured with
-    `benchmarks/fisher.py` on one CPU thread (1 M and 7.9 M parameters, 8 × 128 tokens): "layers" takes 1.12–1.15 times
-    the CPU time and 1.2–1.3 times the memory of a plain forward and backward pass, "vmap" 1.4–1.5 and 3.2–3.8, "loop"
-    1.3–1.5 and 0.4–0.5. Nothing was measured on a GPU; "layers" does the fewest operations there too.
+    `benchmarks/fisher.py` on one CPU thread (1 M and 7.9 M parameters, 8 × 128 tokens): "layers" takes 1.13–1.23 times
+    the CPU time and 1.2 times the memory of a plain forward and backward pass, "vmap" 1.4–1.6 and 3.3–3.6, "loop"
+    1.3–1.6 and 0.4–0.5. Nothing was measured on a GPU; "layers" does the fewest operations there too.
 
     Raises ConfigurationError if there is no example, a name is unknown, or way="layers" does not know a module (named);
     DivergedError, naming the parameter, if a gradient is not finite.
