@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge import config
+from expunge.attribution import ATTRIBUTIONS
 from expunge.methods.contract import Context, Method
 from expunge.methods.descent import Descent
 from expunge.methods.dpo import DirectPreference
@@ -40,8 +41,10 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 
 def name_of(chosen: Method) -> str:
-    """A method's name in the table."""
-    return next(name for name, kind in METHODS.items() if kind is type(chosen))
+    """A method's name in the table, with "+" and its mask's where it has one: "npo", "npo+wagle"."""
+    name = next(name for name, kind in METHODS.items() if kind is type(chosen))
+    mask = getattr(chosen, "mask", None)
+    return name if mask is None else f"{name}+{next(key for key, kind in ATTRIBUTIONS.items() if kind is type(mask))}"
 
 
-__all__ = ["METHODS", "Context", "Descent", "Method", "method", "name_of"]
+__all__ = ["METHODS", "Context", "Descent", "Method", "TaskVector", "method", "name_of"]

@@ -49,11 +49,12 @@ UTILITY_KEYS = (
 NAMES = {
     "altpo": "AltPO", "ceu": "CE-U", "descent": "Descent", "dpo": "DPO", "flat": "FLAT", "gradascent": "GradAscent",
     "graddiff": "GradDiff", "idk": "IDK", "kl": "KL", "llmeraser": "LLMEraser", "ngdiff": "NGDiff", "npo": "NPO",
-    "pdu": "PDU", "perta": "PerTA", "po": "PO", "rmu": "RMU", "satimp": "SatImp", "simnpo": "SimNPO",
-    "taskvector": "Task vector", "undial": "UNDIAL", "wagle": "WAGLE", "wga": "WGA", "whp": "WHP",
+    "magnitude": "magnitude", "pdu": "PDU", "perta": "PerTA", "po": "PO", "random": "random", "rmu": "RMU",
+    "salun": "SalUn", "satimp": "SatImp", "simnpo": "SimNPO", "snip": "SNIP", "taskvector": "Task vector",
+    "undial": "UNDIAL", "wagle": "WAGLE", "wanda": "Wanda", "wga": "WGA", "whp": "WHP",
 }  # fmt: skip
 # settings that differ between repetitions of one experiment without making it another
-REPETITION = ("seed", "out", "output", "run", "resume", "name")
+REPETITION = ("seed", "out", "output", "run", "resume", "name", "base", "forget_model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +148,7 @@ def _labels(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
         if first["model"] != "unlearned":
             labels.append(first["model"])
             continue
-        name = NAMES.get(first["method"].lower().replace("-", "").replace("_", ""), " ".join(first["method"].split()))
+        name = name_of(first["method"])
         settings = first.get("settings") or {}
         others = [other[0].get("settings") or {} for other in groups if other[0].get("method") == first["method"]]
         differing = [
@@ -155,6 +156,12 @@ def _labels(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
         ]
         labels.append(f"{name} ({', '.join(f'{key}={settings[key]}' for key in differing)})" if differing else name)
     return labels
+
+
+def name_of(method: str) -> str:
+    """How tables write a method: "npo+wagle" is "NPO + WAGLE"."""
+    parts = [" ".join(part.split()) for part in method.split("+")]
+    return " + ".join(NAMES.get(part.lower().replace("-", "").replace("_", ""), part) for part in parts)
 
 
 def _row(runs: Sequence[dict[str, Any]], label: str, retrained: dict[str, Cell] | None) -> Row:

@@ -17,7 +17,8 @@ from expunge.errors import ConfigurationError, ExpungeError
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.suites import Suite, request_suite
 from expunge.files import atomic_path, refuse_existing, write_json
-from expunge.methods import Context, method
+from expunge.methods import METHODS as METHOD_TABLE
+from expunge.methods import Context, TaskVector, method
 from expunge.models import Loaded
 from expunge.models.checkpoint import save_model
 from expunge.reporting import write_report
@@ -32,6 +33,7 @@ MAX_NEW_TOKENS = 32  # the longest answer has 28
 MEMORISED = 0.9  # extraction strength on forget that the original must reach and the retrained must not
 
 # The best of five settings each on seeds 100 and 101, which are not reported: studies/demo/tune.py.
+# "npo+wagle" is NPO under WAGLE's mask.
 METHODS: dict[str, dict[str, Any]] = {
     "gradascent": {"steps": 30, "lr": 1e-4},
     "graddiff": {"steps": 50, "lr": 1e-4},
@@ -138,7 +140,13 @@ def unlearned(
     world: World, name: str, settings: Mapping[str, Any], listener: Listener, clock: Clock
 ) -> tuple[Loaded, dict[str, Any]]:
     """Unlearn with one method from the original model; returns the model and its entry of results.json."""
-    chosen = method(name, {"seed": world.seed, **settings})
+    kind, _, mask = name.partition("+")
+    own: dict[str, Any] = {"seed": world.seed, **settings}
+    if mask:
+        own["mask"] = {"name": mask, **own.get("mask", {})}
+    if issubclass(METHOD_TABLE[kind], TaskVector):
+        own.setdefault("base", str(world.original.folder.parent / "base"))
+    chosen = method(kind, own)
     loaded = Loaded(copy.deepcopy(world.original.model), world.original.tokenizer, world.original.folder)
     listener.stage(f"seed {world.seed}: unlearning with {name}")
     clock.lap("other")

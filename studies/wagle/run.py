@@ -1,0 +1,178 @@
+"""Does training only the weights WAGLE picks forget better, or keep more, than training all of them or others?
+
+    python -m studies.wagle.run tune --work work      # every setting on the tuning seeds
+    python -m studies.wagle.run report --work work    # each pair's best setting on the reported seeds
+    python -m studies.wagle.run sweep --work work     # ratios and γ of GradDiff
+
+Finished runs are not repeated.
+"""
+
+import argparse
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from studies.common import finish, kept
+
+from expunge import config
+from expunge.cli.console import printer
+from expunge.data import Encoder
+from expunge.evaluation import Evaluation, evaluate
+from expunge.evaluation.suites import request_suite
+from expunge.files import write_json, write_text
+from expunge.methods import Context, method
+from expunge.models import Loaded, load, new_adapter
+from expunge.request import Request, read_examples
+from expunge.runs.demo import MAX_NEW_TOKENS, once, prepare
+from expunge.runs.record import Clock, Listener, result
+
+HERE = Path(__file__).parent
+KEYS = {
+    "forget_es": "forget.extraction_strength",
+    "retain_es": "retain.extraction_strength",
+    "utility": "model_utility",
+}
+
+
+def main() -> None:
+    """Run one part; its table goes to --work and the screen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["tune", "report", "sweep"])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=HERE / "study.yaml")
+    parser.add_argument("--families", nargs="+", help="only these")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = yaml.safe_load(arguments.config.read_text())
+    if arguments.families:
+        settings["families"] = {name: settings["families"][name] for name in arguments.families}
+    with printer() as listener:
+        {"tune": tune, "report": report, "sweep": sweep}[arguments.part](arguments.work, settings, listener)
+
+
+class World:
+    """One seed's models and data: made once by the demo, read again from its folder."""
+
+    def __init__(self, work: Path, seed: int, listener: Listener) -> None:
+        self.seed, self.work, self.listener = seed, work / f"seed{seed}", listener
+        if not (self.work / "original").exists():
+            prepare(self.work, seed, listener, Clock())
+        sets = {
+            name: read_examples(self.work / "data" / f"{name}.jsonl")
+            for name in ("forget", "retain", "general", "holdout")
+        }
+        self.request = Request(sets["forget"], (*sets["retain"], *sets["general"]), sets["holdout"])
+        self.suite = request_suite(
+            Request(once(sets["forget"]), once(sets["retain"]), once(sets["holdout"])),
+            utility={"general": sets["general"]},
+            with_options=("general",),
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
+        self.original = load(self.work / "original")
+        self.controls: dict[str, dict[str, Any]] = {}
+        for role in ("retrained", "original"):
+            self.controls[role] = kept(self.work / f"{role}.json", lambda r=role: self._control(r))
+
+    def _control(self, role: str) -> dict[str, Any]:
+        return result(role, role, evaluate(load(self.work / role), self.suite, reference=self.gold))
+
+    @property
+    def gold(self) -> Evaluation | None:
+        return Evaluation.from_dict(self.controls["retrained"]) if self.controls else None
+
+    def run(self, family: str, base: Mapping[str, Any], kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The entry of results.json of one setting: a family, dense, by LoRA (r 8, α 32, on q and v) or under a mask."""
+        own, loaded = (
+            dict(settings),
+            Loaded(copy.deepcopy(self.original.model), self.original.tokenizer, self.original.folder),
+        )
+        made: dict[str, Any] = {**base, "seed": self.seed, "lr": base["lr"] * own.pop("lr", 1)}
+        if kind == "lora":
+            loaded = new_adapter(loaded, 8, alpha=32, targets=("q_proj", "v_proj"), seed=self.seed)
+        elif kind != "dense":
+            made["mask"] = {"name": kind, **own}
+        chosen = method(family, made)
+        history = chosen(loaded, self.request, Context(Encoder(loaded.tokenizer), progress=self.listener.step))
+        found = evaluate(loaded, self.suite, reference=self.gold, progress=self.listener.batch)
+        return result(f"{family} {kind}", "unlearned", found, history=history, settings=config.to_dict(chosen))
+
+
+def tune(work: Path, settings: dict, listener: Listener) -> None:
+    """Try every setting on the tuning seeds; write tuning.json with the best of each pair."""
+    rows = []
+    for seed in settings["tuning_seeds"]:
+        world = World(work, seed, listener)
+        for family, base in settings["families"].items():
+            for kind, tried in settings["kinds"].items():
+                for index, own in enumerate(tried):
+                    listener.stage(f"seed {seed}: {family} {kind} {own}")
+                    path = work / "tuning" / f"{family}-{kind}-{index}-{seed}.json"
+                    row = kept(path, lambda w=world, f=family, b=base, k=kind, o=own: figures(w, w.run(f, b, k, o)))
+                    rows.append({"family": family, "kind": kind, "settings": own, "seed": seed, **row})
+                    print(rows[-1], flush=True)
+    best = {}
+    for family in settings["families"]:
+        for kind, tried in settings["kinds"].items():
+            scores = [mean_score(rows, family, kind, own) for own in tried]
+            best[f"{family} {kind}"] = tried[int(np.argmin(scores))]
+    write_json(work / "tuning.json", {"rows": rows, "best": best})
+
+
+def report(work: Path, settings: dict, listener: Listener) -> None:
+    """Each pair's best setting on the reported seeds: tables, results and a report."""
+    best = yaml.safe_load((work / "tuning.json").read_text())["best"]
+    runs = []
+    for seed in settings["seeds"]:
+        world = World(work, seed, listener)
+        runs += [world.controls[role] | {"seed": seed} for role in ("original", "retrained")]
+        for family, base in settings["families"].items():
+            for kind in settings["kinds"]:
+                own = best[f"{family} {kind}"]
+                listener.stage(f"seed {seed}: {family} {kind} {own}")
+                path = work / "reported" / f"{family}-{kind}-{seed}.json"
+                run = kept(path, lambda w=world, f=family, b=base, k=kind, o=own: w.run(f, b, k, o))
+                runs.append(run | {"seed": seed})
+    finish(work, "results", "Unlearning all weights, or those an attribution picks", "request", runs)
+
+
+def sweep(work: Path, settings: dict, listener: Listener) -> None:
+    """Forget and retain extraction strength by ratio and attribution, everything else equal."""
+    own = settings["sweep"]
+    world, family = World(work, own["seed"], listener), own["family"]
+    base = settings["families"][family]
+    lines = ["| mask | " + " | ".join(map(str, own["ratios"])) + " |", "| --- |" + " ---: |" * len(own["ratios"])]
+    for label, mask in own["masks"].items():
+        cells = []
+        for ratio in own["ratios"]:
+            chosen = {"ratio": ratio, **{key: value for key, value in mask.items() if key != "name"}}
+            listener.stage(f"{label} {ratio}")
+            path = work / "sweep" / f"{label.replace(' ', '-')}-{ratio}.json"
+            kind = mask.get("name", label)
+            row = kept(path, lambda k=kind, c=chosen: figures(world, world.run(family, base, k, c)))
+            cells.append(f"{row['forget_es']:.2f} / {row['retain_es']:.2f}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    write_text(work / "sweep.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def figures(world: World, run: dict[str, Any]) -> dict[str, Any]:
+    """Extraction strengths, the share of utility kept, and the score (lower is better) of one run."""
+    found, gold, start = (entry["metrics"] for entry in (run, world.controls["retrained"], world.controls["original"]))
+    values = {name: found[key] for name, key in KEYS.items()}
+    kept_share = values["utility"] / start[KEYS["utility"]]
+    score = max(abs(values["forget_es"] - gold[KEYS["forget_es"]]), 1 - kept_share)
+    return {name: round(value, 4) for name, value in {**values, "kept": kept_share, "score": score}.items()}
+
+
+def mean_score(rows: list[dict], family: str, kind: str, own: dict) -> float:
+    scores = [row["score"] for row in rows if (row["family"], row["kind"], row["settings"]) == (family, kind, own)]
+    return sum(scores) / len(scores)
+
+
+if __name__ == "__main__":
+    main()
