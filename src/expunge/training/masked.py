@@ -32,7 +32,7 @@ class Part:
 
 
 class Masked:
-    """What stands between a model's parameters and its optimizer.
+    """What stands between a model's parameters and its optimizer; without a mask, nothing.
 
     Hard masks: `gather` takes the frozen entries out of the gradients, so that norms, clipping and moments know the kept
     ones only (a frozen entry's gradient may even be NaN), and after a step `scatter` writes the frozen values back.
@@ -66,7 +66,8 @@ class Masked:
         else:
             _check(mask, trainable)
             self.digest = _digest(mask)
-            self.parts = {name: _part(param, mask[name]) for name, param in trainable.items() if _keeps(mask, name)}
+            kept = {name: param for name, param in trainable.items() if mask.kept[name] > 0}
+            self.parts = {name: _part(param, mask[name]) for name, param in kept.items()}
             self.halting = [param for name, param in trainable.items() if name not in self.parts]
         if not self.parts:
             raise ConfigurationError("The mask keeps no weight at all: nothing would be trained.")
@@ -155,10 +156,6 @@ def _part(param: nn.Parameter, mask: Tensor) -> Part:
 def _narrow(places: Tensor, entries: Tensor) -> Tensor:
     """Half the memory, where the places fit 32 bits."""
     return places.int() if entries.numel() < 2**31 else places
-
-
-def _keeps(mask: Mask, name: str) -> bool:
-    return mask.kept[name] > 0
 
 
 def _check(mask: Mask, trainable: Mapping[str, nn.Parameter]) -> None:
