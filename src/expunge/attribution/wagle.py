@@ -10,7 +10,7 @@ from expunge.attribution.contract import Attribution, Scores, View
 from expunge.errors import ConfigurationError
 from expunge.gradients import global_norm
 
-# The paper's γ for sums of gradients, by task (arXiv 2410.17509, appendix on implementation).
+# The paper's γ by task (arXiv 2410.17509, appendix on implementation); its release uses them with sums of gradients.
 PRESETS = {"tofu": 1e-6, "wmdp": 1e-6, "whp": 1e4, "detox": 1e6}
 
 
@@ -25,8 +25,8 @@ class Wagle(Attribution):
     gamma: a number > 0; a task of the paper ("tofu" 1e-6, "wmdp" 1e-6, "whp" 1e4, "detox" 1e6); or "auto":
     ‖ḡ_r‖/‖θ‖, at which both terms weigh the same. "auto" is ours: the paper sets γ by hand and names the norm of the
     retain gradient as its guide (small for a sample of the fine-tuning data, large for generic text).
-    reduction: of the gradients over N examples, "mean"; or "sum" as the paper's release has it, where a given γ weighs
-    ḡ_r N times as much. ratio: .8 to .95 in the paper (TOFU: GradDiff .95, NPO .95, PO .80; WMDP: .40 and .60).
+    reduction: of the gradients over N examples, "mean"; or "sum" as the paper's release has it: γ with "sum" is γ/N
+    with "mean". ratio: .8 to .95 in the paper (TOFU: GradDiff .95, NPO .95, PO .80; WMDP: .40 and .60).
     retain_examples: "match" the forget set as the release does, "all", or a number.
 
     Raises RequestError without a retain set.
