@@ -3,7 +3,9 @@
 The scores are |x·y| of normal x and y, in tensors of the shapes of a Llama, 100 M by default. Both make the mask of the
 same share of them, bit for bit (checked), each in a process of its own. Time is the CPU time of the selection alone.
 Memory is the peak above what the process held before, less the scores themselves: both are given them ready. The
-argsort ranks all scores at once, as WAGLE's release does; stable here, so that ties are broken the same way. --size 10 takes a few seconds; 100 needs about 5 GB and a minute. Prints one JSON line.
+argsort ranks all scores at once, as WAGLE's release does; stable here, so that ties are broken the same way.
+
+--size 10 takes a few seconds; 100 needs about 5 GB and a minute. Prints one JSON line.
 """
 
 import argparse

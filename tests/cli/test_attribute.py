@@ -63,6 +63,22 @@ def test_a_mask_is_written_and_compared(attribute, tiny_folder, tmp_path) -> Non
     assert lines["embed_tokens"] == [f"{100 * mask['model.embed_tokens.weight'].float().mean():.1f}"]
 
 
+def test_unlearning_with_a_mask_file_changes_its_weights_only(
+    attribute, run, tiny_folder, request_files, tmp_path
+) -> None:
+    out, done = tmp_path / "mask.safetensors", tmp_path / "run"
+    assert attribute(out, "--ratio", ".3")[0] == 0
+    forget, retain = request_files
+    base = ["unlearn", "--model", tiny_folder, "--forget", forget, "--retain", retain, "--out", done, "--quiet"]
+    settings = ["--method", "npo", "--mask", out, "--no-evaluate", "--set", "steps=2", "--set", "lr=1e-3"]
+    assert run(*base, *settings)[0] == 0
+    mask, before, after = Mask.open(out), load(tiny_folder).model.state_dict(), load(done).model.state_dict()
+    changed = sum(int((before[name] != after[name]).sum()) for name in mask.shapes)
+    assert changed > 0.5 * sum(mask.kept.values())
+    for name in mask.shapes:
+        assert not (before[name] != after[name])[~mask[name]].any()
+
+
 def test_soft_weights_are_plain_tensors_by_parameter_name(attribute, tiny_folder, tmp_path) -> None:
     out = tmp_path / "weights.safetensors"
     code, printed, _ = attribute(out, "--method", "perta", "--set", "p=2", "--json")

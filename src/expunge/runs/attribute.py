@@ -43,9 +43,10 @@ def attribute(
     """Rank the weights of `model`, write the mask file `out` and return the mask.
 
     method: a name (see `attribution.ATTRIBUTIONS`) with `settings` over its defaults, or an Attribution. loss: the
-    forget loss of the descent the mask is for; settings named "loss.…" are its own. GradAscent's and NPO's masks are
-    those of the default, nll: at the model before unlearning their gradients differ in sign or scale alone. lora: the
-    mask is for a new adapter of that rank, made by `seed`. compare: other mask files, by what to call them.
+    forget loss of the descent the mask is for; settings named "loss.…" are its own. GradAscent's mask
+    and that of NPO with reduction="mean" are the default's, nll: at the model before unlearning their gradients differ in
+    sign alone. lora: the mask is for a new adapter of that rank, made by `seed`. compare: other mask files, by what to
+    call them.
 
     The mask's `info` holds how it was made, and under "insight" where the chosen weights lie (`insight.describe`).
     Raises what reading, loading and the attribution raise; nothing half-written stays.
