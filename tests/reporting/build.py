@@ -131,3 +131,58 @@ def demo_results(seeds: tuple[int, ...] = (0,)) -> dict[str, Any]:
         "warnings": ["3 forget examples also occur in the retain set, nearly word for word."],
         "runs": runs,
     }
+
+
+def searched() -> dict[str, Any]:
+    """What task arithmetic adds to a run: the α it tried, the update, the models that took part."""
+    held = ((0.5, 0.6, 0.98), (0.75, 0.12, 0.97), (1.0, 0.07, 0.8), (2.0, 0.05, 0.2))
+    return {
+        "search": {
+            "criterion": "extraction_strength",
+            "examples": {"forget": 20, "retain": 20},
+            "never_learned": 0.06,
+            "before": {"forget": 1.0, "retain": 0.98},
+            "candidates": [
+                {"alpha": alpha, "forget": forget, "retain": retain, "leak": max(0.0, forget - 0.06),
+                 "damage": max(0.0, 0.98 - retain)}
+                for alpha, forget, retain in held
+            ],
+        },
+        "update": {"alpha": 0.75, "norm": 5.0, "task_vector_norm": 9.9},
+        "models": {"base": {"path": "base", "fingerprint": "0123456789abcdef"}, "forget_model": None},
+    }  # fmt: skip
+
+
+MODULES = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "input_layernorm",
+    "post_attention_layernorm",
+)  # fmt: skip
+
+
+def attribution(kind: str, base: float, layers: int = 12) -> dict[str, Any]:
+    """Weights about `base`, more of them in later modules and in earlier layers."""
+    cells = [{"layer": None, "module": "embed_tokens", "value": base / 2, "entries": 200_000}]
+    for layer in range(layers):
+        for place, module in enumerate(MODULES):
+            value = base * (0.6 + place / 8) * (1.2 - 0.4 * layer / layers)
+            entries = 128 if module.endswith("norm") else 16_384
+            cells.append({"layer": layer, "module": module, "value": value, "entries": entries})
+    found: dict[str, Any] = {"kind": kind, "value": base, "cells": cells, "overlap": []}
+    if kind == "density":
+        found["overlap"] = [
+            {"with": other, "module": module, "jaccard": jaccard, "expected": base / (2 - base), "entries": 10}
+            for other, jaccard in (("random", base / (2 - base)), ("SNIP", 0.6))
+            for module in ("all", "embed_tokens", *MODULES)
+        ]
+    else:
+        found["histogram"] = {"edges": [index / 20 for index in range(21)], "counts": [100 + 7 * i for i in range(20)]}
+    return found
+
+
+def attributed() -> dict[str, Any]:
+    """The demo's results, NPO with a mask, and PerTA with its weights and the search for its α."""
+    results = demo_results()
+    next(one for one in results["runs"] if one["method"] == "npo")["attribution"] = attribution("density", 0.2)
+    perta = run("unlearned", "perta", (0.06, 0.69, 0.4, 0.52, 30.0))
+    results["runs"].append({**perta, **searched(), "attribution": attribution("mean weight", 0.4)})
+    return results

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from expunge.errors import ConfigurationError
 from expunge.reporting import render_report, write_report
-from tests.reporting.build import demo_results
+from tests.reporting.build import attributed, demo_results
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 ATTACK = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)>'
@@ -72,7 +73,10 @@ def without_retrained() -> dict[str, Any]:
     return results
 
 
-ALL = {"demo": demo_results, "bare": bare, "broken": broken, "without retrained": without_retrained}
+ALL = {
+    "demo": demo_results, "bare": bare, "broken": broken, "without retrained": without_retrained,
+    "attributed": attributed,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -100,10 +104,12 @@ def demo() -> str:
     return render_report(demo_results())
 
 
-def test_accessible(demo: str) -> None:
+@pytest.mark.parametrize("made", [demo_results, attributed])
+def test_accessible(made: Callable[[], dict[str, Any]]) -> None:
+    demo = render_report(made())
     page = Page(demo)
     assert page.all("html")[0]["lang"] == "en"
-    assert all(attributes.get("scope") in ("col", "row") for attributes in page.all("th"))
+    assert all(attributes.get("scope") in ("col", "row", "colgroup") for attributes in page.all("th"))
     assert all(attributes.get("aria-label") for attributes in page.all("svg"))
     assert page.all("a")[0]["href"] == "#main"
     assert len(page.all("details")) == len(page.all("summary"))

@@ -223,6 +223,8 @@ def _any_logged(rows: Sequence[Row], name: str) -> bool:
 
 
 def _series(run: dict[str, Any], name: str) -> list[tuple[float, float]]:
+    if run.get("update"):  # a task vector's log is of the fine-tuning on the forget set: no unlearning yet
+        return []
     points = []
     for index, entry in enumerate(run.get("log") or []):
         step, value = entry.get("step", index), entry.get(name)
