@@ -54,9 +54,18 @@ def test_means_are_over_the_entries_and_lines_in_the_models_order() -> None:
     assert grid.lines[1].cells == ()  # outside the layers
     assert [line.whole.text for line in grid.lines] == ["47", "0", "20", "70", "20", "100"]
     assert grid.said == (
-        "The method may change 47\u00a0% of the weights. Within the layers it is highest in MLP down (70\u00a0%) and "
-        "lowest in attention q (20\u00a0%). The first half of the layers has 74\u00a0%, the second 40\u00a0%."
+        "The method may change 47\u00a0% of the weights. It is highest in MLP down (70\u00a0%) and lowest in embedding "
+        "(0\u00a0%). The first half of the layers has 74\u00a0%, the second 40\u00a0%."
     )
+
+
+def test_even_masks_are_called_even() -> None:
+    places = [(layer, kind) for layer in range(2) for kind in ("q_proj", "v_proj")]
+    even = grid_of(*(cell(layer, kind, 0.05 + 0.002 * layer, 100) for layer, kind in places))
+    assert even.said == (
+        "The method may change 5.1\u00a0% of the weights. It is about the same in every kind of module."
+    )
+    assert grid_of(cell(0, "q_proj", 0.4, 10), kind="mean weight").said == "The mean weight is 0.40."
 
 
 def test_seeds_are_averaged() -> None:

@@ -11,6 +11,7 @@ from expunge.reporting.results import Row
 from expunge.reporting.svg import BODY, MUTED, SERIES, drawn, new_figure, to_svg
 
 MOST_LAYERS = 32  # columns of a heat map; neighbouring layers of a deeper model share one
+EVEN = 0.1  # differences up to this share of what is rarer (kept or frozen weights) are not worth a sentence
 HARD, SOFT = "density", "mean weight"
 ALL = "all"
 Sums = dict[tuple[int | None, str], tuple[float, float]]  # (layer, module) -> (value, entries)
@@ -181,29 +182,30 @@ def written(value: float | None, kind: str) -> str:
 
 
 def _said(kind: str, sums: Sums, bands: Sequence[tuple[int, ...]]) -> str:
-    """A sentence or two: how much in all, in which kind of module most and least, and in which half of the layers."""
+    """Some sentences: how much in all, in which kind of module most and least, and in which half of the layers."""
     unit = "\u00a0%" if kind == HARD else ""
-    whole = written(_mean(sums, lambda *_: True), kind) + unit
-    first = f"The method may change {whole} of the weights." if kind == HARD else f"The mean weight is {whole}."
-    kinds = dict.fromkeys(module for layer, module in sums if layer is not None and modules.is_matrix(module))
+    whole = _mean(sums, lambda *_: True) or 0.0
+    known = f"{written(whole, kind)}{unit}"
+    sentences = [f"The method may change {known} of the weights." if kind == HARD else f"The mean weight is {known}."]
+    telling = EVEN * min(whole, 1 - whole)
+    kinds = dict.fromkeys(module for _, module in sums if modules.is_matrix(module))
     means = [(_mean(sums, lambda _, m, one=one: m == one) or 0.0, modules.name(one)) for one in kinds]
-    texts = {written(value, kind) for value, _ in means}
-    if len(texts) < 2:
-        return first
-    (least, where_least), (most, where_most) = min(means), max(means)
-    halves = ""
-    flat = [layer for band in bands for layer in band]
-    if len(flat) > 1:
-        middle = flat[len(flat) // 2]
-        early = _mean(sums, lambda layer, _: layer is not None and layer < middle)
-        late = _mean(sums, lambda layer, _: layer is not None and layer >= middle)
-        first_half, second_half = written(early, kind), written(late, kind)
-        if first_half != second_half:
-            halves = f" The first half of the layers has {first_half}{unit}, the second {second_half}{unit}."
-    return (
-        f"{first} Within the layers it is highest in {where_most} ({written(most, kind)}{unit}) and lowest in "
-        f"{where_least} ({written(least, kind)}{unit}).{halves}"
-    )
+    if len(means) > 1:
+        (least, where_least), (most, where_most) = min(means), max(means)
+        sentences.append(
+            f"It is highest in {where_most} ({written(most, kind)}{unit}) and lowest in {where_least} "
+            f"({written(least, kind)}{unit})."
+            if most - least > telling
+            else "It is about the same in every kind of module."
+        )
+    layers = [layer for band in bands for layer in band]
+    middle = layers[len(layers) // 2] if layers else 0
+    early = _mean(sums, lambda layer, _: layer is not None and layer < middle)
+    late = _mean(sums, lambda layer, _: layer is not None and layer >= middle)
+    if early is not None and late is not None and abs(early - late) > telling:
+        halves = f"{written(early, kind)}{unit}, the second {written(late, kind)}{unit}"
+        sentences.append(f"The first half of the layers has {halves}.")
+    return " ".join(sentences)
 
 
 def _histogram(given: Sequence[Mapping[str, Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
