@@ -16,7 +16,8 @@ class DataInf:
     """b ↦ (1/n) Σ_i (λ_l I + g_il g_ilᵀ)⁻¹ b_l for each parameter tensor l: the closed form of arXiv 2310.00902.
 
     It stands for ((1/n) Σ_i g_il g_ilᵀ + λ_l I)⁻¹ with sum and inverse exchanged, g_il being the gradient of example i:
-    (1/λ_l)(b_l − (1/n) Σ_i g_il ⟨g_il, b_l⟩ / (λ_l + ‖g_il‖²)). gradients: gives all g_i in blocks [B, p], anew at each call.
+    (1/λ_l)(b_l − (1/n) Σ_i g_il ⟨g_il, b_l⟩ / (λ_l + ‖g_il‖²)). gradients: gives all g_i in blocks [B, p], anew at each
+    call.
     sizes: entries of each of the L tensors, p in all. dampings: λ_l, [L]; where it is 0, so is the result.
     """
 

@@ -17,6 +17,7 @@ from expunge.gradients.hvp import Operator, largest_eigenvalue, over
 from expunge.gradients.iterate import ADVICE, Budget, Meter, Point, State, iterate
 
 TAIL = 3  # `sgd` averages its iterates with weights ∝ t^TAIL: the last sixth has half of the weight
+DECAY = 20  # passes until the step of `sgd` is half of the first: a constant one leaves a floor under the residual
 NEGATIVE = "negative curvature"
 Indices = Sequence[int] | None
 Damping = float | Tensor
@@ -110,11 +111,12 @@ def sgd(
 ) -> Solution:
     """LLMEraser's solver (arXiv 2412.00383): Δ ← Δ − η (H_BΔ + λΔ − b) over mini-batches B of `batch` examples.
 
-    The paper leaves the settings open. Here η = 1/(λ_max + λ), λ_max being the largest eigenvalue that a few power
-    iterations find on any of four mini-batches, which a stochastic step needs to be stable; Δ is the average of the iterates
-    with weights ∝ t³, a tail average that need not know its end. The residual is measured every `check` mini-batches over
-    `probe` (default: 256 examples drawn once; a measurement costs a fifth of the products then). Over part of the data it
-    has a floor: the part's own deviation from H. Raises DivergedError if the last residual is not below 1.
+    The paper leaves the settings open. Here the mini-batches are the data in an order new in each pass, and
+    η = 1/(λ_max + λ)/(1 + passes/20): λ_max is the largest eigenvalue that a few power iterations find on any of four
+    mini-batches, which a stochastic step needs to be stable. Δ is the average of the iterates with weights ∝ t³, a tail
+    average that need not know its end. The residual is measured every `check` mini-batches over `probe` (default: 256
+    examples drawn once; a measurement then costs a fifth of the products). Over part of the data it has a floor: how far
+    that part's H is from the whole's. Raises DivergedError if the last residual is not below 1.
     """
     meter, count = Meter(operator), len(operator)
     if probe is None:
@@ -140,11 +142,11 @@ def sgd(
 
     def step(state: State) -> State:
         x, mean = state["x"].clone(), state["mean"].clone()
-        first, negative, rate = int(state["t"]), state["negative"].clone(), state["rate"].item()
+        first, negative = int(state["t"]), state["negative"].clone()
         for number in range(first, first + each):
             product = meter(x, rows(number)) + damping * x
             negative |= dot(x, product).cpu() < 0
-            x -= rate * (product - b)
+            x -= state["rate"].item() / (1 + number / in_pass / DECAY) * (product - b)
             mean += (TAIL + 1) / (TAIL + 1 + number) * (x - mean)
         return {"x": x, "mean": mean, "rate": state["rate"], "t": state["t"] + each, "negative": negative}
 
