@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from expunge.config import read_yaml
-from expunge.methods import METHODS, Descent, method
+from expunge.methods import METHODS, Descent, method, name_of
 
-BATCH = {"tofu": 32, "wmdp": 4, "text": 4}  # the effective batch of the papers' settings
+BATCH = {"tofu": (4, 32), "wmdp": (4,), "text": (4,)}  # effective batches: WAGLE's 4, TOFU's 32
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
 
@@ -17,8 +17,10 @@ def test_recipe_is_understood_and_guarded(recipe) -> None:
     made = method(settings.pop("method"), settings)
     if isinstance(made, Descent):
         assert made.stop_forget_nll is not None or made.stop_retain_rise is not None
-    assert made.batch_size * made.accumulation == BATCH[recipe.parent.name]
+        assert (made.mask is not None) == ("+" in recipe.stem)
+    assert name_of(made) == recipe.stem
+    assert made.batch_size * made.accumulation in BATCH[recipe.parent.name]
 
 
 def test_every_method_has_a_recipe() -> None:
-    assert {recipe.stem for recipe in RECIPES} == set(METHODS) - {"descent"}
+    assert {recipe.stem.partition("+")[0] for recipe in RECIPES} == set(METHODS) - {"descent"}
