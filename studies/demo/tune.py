@@ -17,6 +17,7 @@ from expunge.files import write_json
 from expunge.runs.demo import prepare, unlearned
 from expunge.runs.record import Clock
 
+FORGET_MODEL = {"epochs": 12, "lr": 2e-3, "batch_size": 32}  # the original's own recipe
 GRID = {
     "gradascent": [
         {"steps": steps, "lr": lr} for steps, lr in ((10, 1e-4), (20, 1e-4), (30, 1e-4), (10, 3e-4), (40, 5e-5))
@@ -41,6 +42,27 @@ GRID = {
         {"steps": 50, "lr": 0.05},
         {"steps": 50, "lr": 2e-4, "optimizer": "adamw"},
         {"steps": 50, "lr": 2e-4, "optimizer": "adamw", "rate": "constant"},
+    ],
+    "taskvector": [
+        {**FORGET_MODEL, "epochs": epochs, "lr": lr}
+        for epochs, lr in ((12, 2e-3), (12, 1e-3), (12, 5e-4), (6, 2e-3), (24, 1e-3))
+    ],
+    "perta": [
+        {**FORGET_MODEL, **own}
+        for own in (
+            {"p": 1},
+            {"p": 2},
+            {"p": 2, "debias": True},
+            {"p": 2, "fisher": "per_example"},
+            {"p": 2, "lr": 1e-3},
+        )
+    ],
+    "npo+wagle": [
+        {"steps": 50, "lr": 2e-4, "gamma": 0.1, "mask": {"ratio": 0.8}},
+        {"steps": 50, "lr": 2e-4, "gamma": 0.1, "mask": {"ratio": 0.95}},
+        {"steps": 50, "lr": 3e-4, "gamma": 0.1, "mask": {"ratio": 0.5}},
+        {"steps": 50, "lr": 3e-4, "gamma": 0.1, "mask": {"ratio": 0.5, "gamma": "auto"}},
+        {"steps": 50, "lr": 5e-4, "gamma": 0.1, "mask": {"ratio": 0.2}},
     ],
 }
 

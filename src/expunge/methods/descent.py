@@ -119,7 +119,8 @@ class Descent:
         )
         history.notes.extend(notes)
         if mask is not None:
-            history.found["attribution"] = describe(mask)
+            overlap = mask.info.get("insight", {}).get("overlap", [])  # with the masks it was compared to when made
+            history.found["attribution"] = describe(mask) | {"overlap": overlap}
         return history
 
     def sides(self, request: Request, encoder: Encoder) -> tuple[dict[str, Side], list[str]]:

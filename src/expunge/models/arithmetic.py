@@ -7,6 +7,7 @@ fp64) and rounded once, to the base's dtype.
 
 import hashlib
 import math
+import mmap
 import os
 import threading
 from collections import deque
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from expunge.errors import ModelError
 from expunge.models.checkpoint import DTYPES, Stored, head
+from expunge.models.disk import BLOCK, Source, early, opened, write
 
 PIECE = 1 << 18  # entries: the numbers of one piece stay in the cache from the first operation to the last
 WORKERS = 4  # at most; more than that wait for each other
@@ -106,7 +108,7 @@ def values(term: Term) -> Values:
         with term.file.open("rb") as handle:
             handle.seek(term.start + begin * width)
             if handle.readinto(data) != len(data):
-                raise _early(term.file)
+                raise early(term.file)
         return torch.frombuffer(data, dtype=DTYPES[term.dtype]) if data else torch.empty(0)
 
     return read
@@ -143,14 +145,13 @@ class _Scratch(threading.local):
     """One worker's buffers: two for bytes as they are stored, three for wide numbers."""
 
     def __init__(self) -> None:
-        self.raw = [torch.empty(PIECE * 8, dtype=torch.uint8) for _ in range(2)]
+        self.raw = [mmap.mmap(-1, PIECE * 8 + 2 * BLOCK) for _ in range(2)]  # begin at a page, as direct reads demand
         self.wide = [torch.empty(PIECE * 8, dtype=torch.uint8) for _ in range(3)]
 
-    def read(self, slot: int, item: Stored, begin: int, end: int, files: Mapping[Path, int]) -> Tensor:
-        width, raw = _width(item), self.raw[slot]
-        view = raw.numpy().data[: (end - begin) * width]
-        _read(files[item.file], view, item.start + begin * width, item.file)
-        return raw[: len(view)].view(DTYPES[item.dtype])
+    def read(self, slot: int, item: Stored, begin: int, end: int, files: Mapping[Path, Source]) -> Tensor:
+        width = _width(item)
+        first = files[item.file].read(self.raw[slot], item.start + begin * width, (end - begin) * width, width)
+        return torch.frombuffer(self.raw[slot], dtype=DTYPES[item.dtype], count=end - begin, offset=first)
 
     def widen(self, slot: int, numbers: Tensor, dtype: torch.dtype) -> Tensor:
         room = self.wide[slot][: numbers.numel() * dtype.itemsize].view(dtype)
@@ -219,12 +220,12 @@ class Stream:
             waiting.popleft()
 
         with ExitStack() as stack:
-            files = {path: _opened(path, stack) for path in sorted(_files(edits))}
+            files = {path: stack.enter_context(opened(path)) for path in sorted(_files(edits))}
             handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             stack.callback(os.close, handle)
             # No file may be closed while a worker still uses it, or another's would take its number.
             stack.callback(self._finish, waiting)
-            _write(handle, memoryview(beginning), 0)
+            write(handle, memoryview(beginning), 0)
             for piece in self._pieces(edits):
                 waiting.append((piece, self._pool.submit(self._compute, piece, files, handle)))
                 if not self._free:
@@ -246,7 +247,7 @@ class Stream:
             for begin in range(0, edit.entries, PIECE):
                 yield _Piece(edit, begin, min(begin + PIECE, edit.entries), products, self._free.popleft())
 
-    def _compute(self, piece: _Piece, files: Mapping[Path, int], handle: int) -> tuple[float, bool]:
+    def _compute(self, piece: _Piece, files: Mapping[Path, Source], handle: int) -> tuple[float, bool]:
         """Write one piece; returns its ‖α·w⊙(plus − minus)‖² and whether any bit of it changed."""
         edit, scratch = piece.edit, self._scratch
         old = scratch.read(0, edit.base, piece.begin, piece.end, files)  # (n,), as stored
@@ -261,10 +262,10 @@ class Stream:
                 changed = not torch.equal(_bits(new), _bits(old))
             if not math.isfinite(square) or not _sound(total, new):
                 raise _fault(edit, piece.begin, piece.end, self.scale)
-        _write(handle, piece.bytes.numpy().data, edit.base.start + piece.begin * _width(edit.base))
+        write(handle, piece.bytes.numpy().data, edit.base.start + piece.begin * _width(edit.base))
         return self.scale**2 * square, changed
 
-    def _change(self, piece: _Piece, files: Mapping[Path, int]) -> Tensor | None:
+    def _change(self, piece: _Piece, files: Mapping[Path, Source]) -> Tensor | None:
         edit = piece.edit
 
         def wide(slot: int, term: Term) -> Tensor:
@@ -339,30 +340,3 @@ def _cores() -> int:
 
 def _files(edits: Sequence[Edit]) -> set[Path]:
     return {term.file for edit in edits for term in edit.terms if isinstance(term, Stored)}
-
-
-def _opened(path: Path, stack: ExitStack) -> int:
-    handle = os.open(path, os.O_RDONLY)
-    stack.callback(os.close, handle)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # read further ahead
-    return handle
-
-
-def _read(handle: int, view: memoryview, start: int, file: Path) -> None:
-    done = 0
-    while done < len(view):
-        found = os.preadv(handle, [view[done:]], start + done)
-        if not found:
-            raise _early(file)
-        done += found
-
-
-def _early(file: Path) -> ModelError:
-    return ModelError(f"{file} ends early: it is damaged or is being written.")
-
-
-def _write(handle: int, view: memoryview, start: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(handle, view[done:], start + done)
