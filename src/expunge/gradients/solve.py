@@ -18,6 +18,7 @@ from expunge.gradients.iterate import ADVICE, Budget, Meter, Point, State, itera
 
 TAIL = 3  # `sgd` averages its iterates with weights ∝ t^TAIL: the last sixth has half of the weight
 DECAY = 20  # passes until the step of `sgd` is half of the first: a constant one leaves a floor under the residual
+PROBE = 1024  # examples: over 60 of 240 the residual of a Δ that solved the system within .3 was .9
 NEGATIVE = "negative curvature"
 Indices = Sequence[int] | None
 Damping = float | Tensor
@@ -114,13 +115,13 @@ def sgd(
     The paper leaves the settings open. Here the mini-batches are the data in an order new in each pass, and
     η = 1/(λ_max + λ)/(1 + passes/20): λ_max is the largest eigenvalue that a few power iterations find on any of four
     mini-batches, which a stochastic step needs to be stable. Δ is the average of the iterates with weights ∝ t³, a tail
-    average that need not know its end. The residual is measured every `check` mini-batches over `probe` (default: 256
+    average that need not know its end. The residual is measured every `check` mini-batches over `probe` (default: 1,024
     examples drawn once; a measurement then costs a fifth of the products). Over part of the data it has a floor: how far
     that part's H is from the whole's. Raises DivergedError if the last residual is not below 1.
     """
     meter, count = Meter(operator), len(operator)
     if probe is None:
-        probe = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:256].tolist()
+        probe = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:PROBE].tolist()
     each = check or math.ceil(4 * len(probe) / batch)
     in_pass = math.ceil(count / batch)
 
