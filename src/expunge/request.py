@@ -230,8 +230,11 @@ def parse_example(record: Any, where: str = "") -> Example:
         id=str(fields.get("id", "")),
         subject=fields.get("subject", ""),
         wrong_responses=tuple(wrong),
+        new_prompt=fields.get("new_prompt"),
+        new_response=fields.get("new_response"),
+        paraphrased_prompt=fields.get("paraphrased_prompt"),
+        paraphrased_response=fields.get("paraphrased_response"),
         where=where,
-        **{name: fields.get(name) for name in optional},
     )
 
 

@@ -30,9 +30,10 @@ from expunge.evaluation.suites import Suite, request_suite
 from expunge.evaluation.suites.suite import subsample
 from expunge.gradients import Moments, global_norm
 from expunge.methods import Context, method
-from expunge.methods.task_vector import TaskVector, Weights, assign, copied, holding, read, trainable
+from expunge.methods.task_vector import TaskVector, assign
 from expunge.models import Loaded, load
 from expunge.models.mask import Mask
+from expunge.models.weights import Weights, copied, holding, read, trainable
 from expunge.request import Example, Request, read_examples
 from expunge.runs import finetune, make_suite
 from expunge.runs.demo import METHODS, prepare

@@ -11,9 +11,10 @@ from expunge.attribution.insight import describe
 from expunge.config import NonNegative
 from expunge.errors import ConfigurationError
 from expunge.methods.contract import Context
-from expunge.methods.task_vector import TaskVector, Weights, holding
+from expunge.methods.task_vector import TaskVector
 from expunge.models import Loaded
 from expunge.models.mask import Mask
+from expunge.models.weights import Weights, holding
 from expunge.request import Request
 from expunge.training import History
 
