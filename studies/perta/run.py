@@ -21,6 +21,7 @@ import torch
 import yaml
 from studies.common import finish, kept
 
+from expunge import config
 from expunge.attribution import Importance, View
 from expunge.attribution.insight import describe
 from expunge.cli.console import printer
@@ -28,10 +29,12 @@ from expunge.evaluation import Evaluation, evaluate, score
 from expunge.evaluation.metrics.memorization import extraction_strength
 from expunge.evaluation.suites import Suite, request_suite
 from expunge.evaluation.suites.suite import subsample
+from expunge.files import atomic_path
 from expunge.gradients import Moments, global_norm
 from expunge.methods import Context, method
 from expunge.methods.task_vector import TaskVector, assign
 from expunge.models import Loaded, load
+from expunge.models.checkpoint import save_model
 from expunge.models.mask import Mask
 from expunge.models.weights import Weights, copied, holding, read, trainable
 from expunge.request import Example, Request, read_examples
@@ -122,7 +125,7 @@ def smollm2(split: str, data: Path, work: Path, settings: dict, listener: Listen
             files = [write_lines(place / f"{part}.jsonl", sets[part]) for part in parts]
             finetune(work / "base", files, out=place / name, **options)
     request = Request(sets["forget"], sets["retain"], sets["holdout"])
-    chosen = choosing(request, 0)
+    chosen = choosing(request, 0, own["choose"])
     whole = make_suite("tofu", data=data, split=split, max_new_tokens=own["max_new_tokens"])
     seen = {name: {example.key for example in sets[name]} for name in ("forget", "retain")}
     parts = {
@@ -173,6 +176,7 @@ class Arithmetic:
     def __init__(self, world: World, chosen: Request, settings: dict, gold: Evaluation, listener: Listener) -> None:
         self.world, self.chosen, self.gold, self.listener = world, chosen, gold, listener
         self.search = {"alphas": tuple(settings["alphas"]), "refine": settings["refine"], "validation": 1.0}
+        self.traced = settings.get("traced", True)  # else the path is the search's, and no text at TV's norm
         self._ready = False
         self._moments: dict[tuple[str, str, int], Moments] = {}
 
@@ -223,7 +227,8 @@ class Arithmetic:
         history = History(found=found)
         chooser = TaskVector(base="θ_0", **self.search)
         alpha = chooser.choose(self.loaded, self.full, self.start, update, self.chosen, Context(self.encoder), history)
-        return self._measured(name, update, alpha, history) | {"path": self.path(update)}
+        path = self.path(update) if self.traced else history.found["search"]["candidates"]
+        return self._measured(name, update, alpha, history) | {"path": path}
 
     def path(self, update: Weights) -> list[dict[str, float]]:
         """Extraction strength on the reported forget and (100 of the) retain examples for every α of the grid."""
@@ -239,9 +244,12 @@ class Arithmetic:
 
     def at_norm(self, name: str, variant: Mapping[str, Any] | None, norm: float) -> dict[str, Any]:
         update, _ = self.update(variant)
-        return self._measured(f"{name}, TV's norm", update, norm / global_norm(list(update.values())), History())
+        alpha = norm / global_norm(list(update.values()))
+        return self._measured(f"{name}, TV's norm", update, alpha, History(), generate=self.traced)
 
-    def _measured(self, name: str, update: Weights, alpha: float, history: History) -> dict[str, Any]:
+    def _measured(
+        self, name: str, update: Weights, alpha: float, history: History, *, generate: bool = True
+    ) -> dict[str, Any]:
         assign(trainable(self.loaded), self.full, update, alpha)
         history.found["update"] = {
             "alpha": alpha,
@@ -249,9 +257,8 @@ class Arithmetic:
             "task_vector_norm": global_norm(list(self.tau.values())),
         }
         history.stopped = f"α = {alpha:g}"
-        found = evaluate(
-            self.loaded, self.world.suite, encoder=self.encoder, reference=self.gold, progress=self.listener.batch
-        )
+        told = {"reference": self.gold, "progress": self.listener.batch}
+        found = evaluate(self.loaded, self.world.suite, encoder=self.encoder, generate=generate, **told)
         return result(name, "unlearned", found, history=history)
 
 
@@ -287,17 +294,23 @@ def control(world: World, folder: Path, role: str, runs: Sequence[dict]) -> dict
 
 
 def baseline(world: World, name: str, settings: dict, gold: Evaluation, listener: Listener) -> dict[str, Any]:
-    """A descent from the full model with fixed settings."""
-    loaded, made = load(world.full), method(name, {"seed": world.seed, **settings})
-    history = made(loaded, world.request, Context(loaded.encoder(world.max_length), progress=listener.step))
-    found = evaluate(loaded, world.suite, max_length=world.max_length, reference=gold)
-    return result(name, "unlearned", found, history=history)
+    """A descent from the full model with fixed settings; the model is kept in models/."""
+    made, place = method(name, {"seed": world.seed, **settings}), world.work / "models" / name
+    history = None
+    if not place.exists():
+        loaded = load(world.full)
+        history = made(loaded, world.request, Context(loaded.encoder(world.max_length), progress=listener.step))
+        place.parent.mkdir(exist_ok=True)
+        with atomic_path(place) as temporary:
+            save_model(loaded, temporary)
+    found = evaluate(load(place), world.suite, max_length=world.max_length, reference=gold)
+    return result(name, "unlearned", found, history=history, settings=config.to_dict(made))
 
 
-def choosing(request: Request, seed: int) -> Request:
-    """The half of the forget examples, and as many retain examples, that α is chosen on."""
+def choosing(request: Request, seed: int, most: int | None = None) -> Request:
+    """Half of the forget examples (at most so many), and as many retain examples, that α is chosen on."""
     generator = torch.Generator().manual_seed(1000 + seed)
-    count = len(request.forget) // 2
+    count = min(len(request.forget) // 2, most or len(request.forget))
 
     def drawn(examples: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(examples[index] for index in torch.randperm(len(examples), generator=generator)[:count].tolist())
