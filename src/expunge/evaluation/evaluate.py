@@ -6,6 +6,8 @@ import numpy as np
 
 from expunge.data import Encoder, cut_note
 from expunge.errors import ConfigurationError
+from expunge.evaluation.choice import choose
+from expunge.evaluation.choice import summarise as summarise_choices
 from expunge.evaluation.generation import generate as generate_texts
 from expunge.evaluation.measure import Measured, Plan, measure, plan
 from expunge.evaluation.metrics import quality
@@ -63,11 +65,18 @@ def evaluate(
         plans, found = [], {}
     for name, quiz in suite.quizzes.items():
         answered[name] = answer(loaded, quiz, suite.scoring, batch_size=batch_size, progress=progress)
+    asking = {"new_tokens": new_tokens if generate else None, "batch_size": batch_size, "progress": progress}
+    chosen = {name: choose(loaded, name, choice, encoder, **asking) for name, choice in suite.choices.items()}
     summary, notes = _summarise(suite, found, generate) if found else ({}, [])
     metrics = {name: value for name, (value, _) in summary.items()}
     why_not = _forget_quality(found["forget"], reference, metrics) if found else None
     if answered:
         asked, more = summarise_quizzes(suite, answered)
+        summary |= asked
+        metrics |= {name: value for name, (value, _) in asked.items()}
+        notes += more
+    if chosen:
+        asked, more = summarise_choices(chosen.values())
         summary |= asked
         metrics |= {name: value for name, (value, _) in asked.items()}
         notes += more
@@ -78,7 +87,8 @@ def evaluate(
         metrics=metrics,
         intervals={name: interval for name, (_, interval) in summary.items()},
         examples={name: each.details() for name, each in found.items()}
-        | {name: each.details(name) for name, each in answered.items()},
+        | {name: each.details(name) for name, each in answered.items()}
+        | {name: each.details() for name, each in chosen.items()},
         notes=tuple(note for note in notes if note),
     )
 

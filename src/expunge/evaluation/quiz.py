@@ -74,7 +74,7 @@ def answer(
     options = [_options(each, scoring) for each in quiz.questions]
     items, shortened = encode(encoder, prompts, options)
     if not quiz.shots and all(len({item.ids[:-1] for item in row}) == 1 for row in items):
-        found = _last_tokens(loaded, items, batch_size, progress)
+        found = last_tokens(loaded, items, batch_size, progress)
     else:
         records = iter(score(loaded, [item for row in items for item in row], batch_size=batch_size, progress=progress))
         found = [np.array([-next(records).nll_sum for _ in row]) for row in items]
@@ -87,7 +87,7 @@ def answer(
     return Answered(quiz.questions, chosen, right, own, shortened)
 
 
-def _last_tokens(
+def last_tokens(
     loaded: Loaded, items: Sequence[Sequence[Encoded]], batch_size: int, progress: Progress | None
 ) -> list[np.ndarray]:
     """log p of each option's last token, for options that differ in it alone: one row and one position a question.

@@ -71,6 +71,20 @@ MEASURES = {
         "The share of multiple-choice questions where, asked without the options, the model finds the right one's text "
         "the likeliest for its length. Guessing one of four gets 0.25.",
     ),
+    "option_accuracy": (
+        "accuracy among options",
+        "The share of questions where the model finds the right answer likelier than each of the other options.",
+    ),
+    "auc": (
+        "AUC",
+        "How often a question whose answer is Yes gets a larger log p(Yes) − log p(No) than one whose answer is No: the "
+        "area under the ROC curve, 0.5 for guessing.",
+    ),
+    "hit_ratio": (
+        "HitRatio@1",
+        "The share of the model's valid written answers, each naming exactly one candidate, that name the right one.",
+    ),
+    "valid_ratio": ("valid ratio", "The share of the model's written answers that name exactly one of the candidates."),
     "perplexity": (
         "perplexity",
         "How many tokens the model in effect wavers between at each token of the running texts: exp(mean negative "

@@ -34,6 +34,16 @@ QUIZ_COLUMNS = {
         "mmlu": "MMLU\nall\n↑",
     }.items()
 }  # fmt: skip
+# where examples with options were put: key -> heading, and what guessing gets
+CHOICE_COLUMNS = {
+    "recommendation.auc": ("yes/no\nAUC\n↑", 0.5),
+    "recommendation.option_accuracy": ("yes/no\naccu-\nracy ↑", 0.5),
+    "sequential.hit_ratio": ("Hit-\nRatio\n@1 ↑", 0.05),
+    "sequential.valid_ratio": ("valid\nratio\n↑", 0.0),
+    "sequential.option_accuracy": ("likeli-\nest is\nright ↑", 0.05),
+    "choice.option_accuracy": ("accu-\nracy\n↑", 0.0),
+    "choice.probability_with_options": ("proba-\nbility\n↑", 0.0),
+}
 CHANCE = 0.25  # the accuracy of guessing one of four options
 # what a model is compared with the retrained one by; all lie between 0 and 1
 DISTANCE = tuple(key for key in COLUMNS if key != "forget_quality")
@@ -44,7 +54,8 @@ FORGET_KEYS = (
 )  # fmt: skip
 UTILITY_KEYS = (
     "model_utility", "retain.rouge_l", "retain.probability", "retain.extraction_strength", "mmlu.accuracy",
-    "mmlu.accuracy_text",
+    "mmlu.accuracy_text", "recommendation.auc", "sequential.hit_ratio", "sequential.option_accuracy",
+    "choice.option_accuracy",
 )  # fmt: skip
 NAMES = {
     "altpo": "AltPO", "ceu": "CE-U", "descent": "Descent", "dpo": "DPO", "flat": "FLAT", "gradascent": "GradAscent",
@@ -122,14 +133,17 @@ def pick(rows: Sequence[Row], keys: Sequence[str]) -> str | None:
 
 
 def columns(rows: Sequence[Row]) -> dict[str, str]:
-    """The leaderboard's columns for these rows, key -> heading: COLUMNS, unless only multiple choice was measured."""
+    """The leaderboard's columns for these rows, key -> heading: COLUMNS, unless only questions were put."""
     measured = {key for row in rows for key in row.metrics}
-    quizzes = {key: heading for key, heading in QUIZ_COLUMNS.items() if key in measured}
-    return {**(COLUMNS if not quizzes or measured & COLUMNS.keys() else {}), **quizzes}
+    headings = QUIZ_COLUMNS | {key: heading for key, (heading, _) in CHOICE_COLUMNS.items()}
+    asked = {key: heading for key, heading in headings.items() if key in measured}
+    return {**(COLUMNS if not asked or measured & COLUMNS.keys() else {}), **asked}
 
 
 def floor(key: str | None) -> float:
     """What a model that knows nothing scores on a measure between 0 and 1."""
+    if key in CHOICE_COLUMNS:
+        return CHOICE_COLUMNS[key][1]
     return CHANCE if key in QUIZ_COLUMNS else 0.0
 
 

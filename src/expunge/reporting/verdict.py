@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expunge.reporting.metrics import describe, number, percent, short
-from expunge.reporting.results import FORGET_KEYS, QUIZ_COLUMNS, UTILITY_KEYS, Row, floor, pick
+from expunge.reporting.results import CHOICE_COLUMNS, FORGET_KEYS, QUIZ_COLUMNS, UTILITY_KEYS, Row, floor, pick
 
 CLOSE = 0.1  # remaining memory, as a share of what was to be forgotten, up to which forgetting counts as done
 UNTOUCHED = 0.9  # remaining memory above which nothing was forgotten
@@ -256,7 +256,7 @@ def _missing_metrics(unlearned: Sequence[Row], has_retrained: bool) -> list[tupl
             "without it, no test says whether the two differ."
         )
     measured = {key for row in unlearned for key in row.metrics}
-    if measured & QUIZ_COLUMNS.keys() and not measured & why.keys():
+    if measured & (QUIZ_COLUMNS.keys() | CHOICE_COLUMNS.keys()) and not measured & why.keys():
         return []
     gaps = []
     for key, reason in why.items():

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
-from expunge.evaluation.suites import Suite, mmlu, request_suite, tofu, wmdp
+from expunge.evaluation.suites import Suite, choice, mmlu, recommendation, request_suite, sequential, tofu, wmdp
 from expunge.evaluation.suites.suite import Scoring
 from expunge.files import refuse_existing, write_json
 from expunge.models import load
@@ -14,7 +14,7 @@ from expunge.request import Request
 from expunge.runs.record import Listener, read_evaluation, result, results_of
 from expunge.runs.texts import in_chunks
 
-SUITES = ("request", "tofu", "wmdp", "mmlu")
+SUITES = ("request", "tofu", "wmdp", "mmlu", "recommendation", "sequential", "choice")
 
 
 def make_suite(
@@ -36,7 +36,8 @@ def make_suite(
     limit: int | None = None,
     max_new_tokens: int | None = None,
 ) -> Suite:
-    """The suite called `name`: "request" from a person's files, "tofu", "wmdp" and "mmlu" from the folder `data`.
+    """The suite called `name`: "request" from a person's files, "tofu", "wmdp" and "mmlu" from the folder `data`,
+    "recommendation", "sequential" and "choice" from the file or folder `data`.
 
     split: of tofu, whose data may also come from the hub. forget, retain, holdout: of request; running text in them is
     cut into chunks with the tokenizer of `model`, as `unlearn` does with the same `max_length` and `chunk_tokens`, and
@@ -52,6 +53,12 @@ def make_suite(
             raise ConfigurationError(f"The suite `{name}` reads its questions from a folder: give --data.")
         asked: dict[str, Any] = {"limit": limit, "shots": shots, "scoring": scoring}
         return mmlu(data, **asked) if name == "mmlu" else wmdp(data, mmlu_folder=mmlu_folder, **asked)
+    if name in ("recommendation", "sequential", "choice"):
+        if data is None:
+            raise ConfigurationError(f"The suite `{name}` reads its examples from a file or folder: give --data.")
+        if name == "sequential":
+            return sequential(data, limit=limit, max_new_tokens=max_new_tokens or 32)
+        return (recommendation if name == "recommendation" else choice)(data, limit=limit)
     if name != "request":
         raise ConfigurationError(f"Unknown suite {name!r}. Known: {', '.join(SUITES)}.")
     if forget is None:

@@ -21,6 +21,30 @@ class Quiz:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Examples whose answer is one of a few options: the response, or one of `wrong_responses`.
+
+    positive: of yes/no questions, the option that counts as yes (the same text in every example); None for others.
+    written: whether the model also has to write its answer.
+    """
+
+    examples: tuple[Example, ...]
+    positive: str | None = None
+    written: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ConfigurationError("A choice without examples: give at least one.")
+        for example in self.examples:
+            options = (example.response, *example.wrong_responses)
+            named = example.where or example.id or repr(example.prompt[:60])
+            if len(options) < 2 or len(set(options)) < len(options):
+                raise ConfigurationError(f"{named}: give wrong_responses, all different from the response and another.")
+            if self.positive is not None and (len(options) != 2 or self.positive not in options):
+                raise ConfigurationError(f"{named}: a yes/no question has two options, one of them {self.positive!r}.")
+
+
+@dataclass(frozen=True)
 class Suite:
     """Named sets of examples to measure a model on.
 
@@ -30,7 +54,8 @@ class Suite:
     `max_new_tokens`: how long a generated response may be. `prefix_tokens`: of running text, how many tokens are given
     before the model has to go on by itself; None: half of each text's. `notes` are handed on to the person.
     `quizzes`: named multiple-choice questions; a suite of these alone needs no sets. `groups`: names for several
-    quizzes taken together. `scoring`: see `expunge.evaluation.quiz.answer`.
+    quizzes taken together. `scoring`: see `expunge.evaluation.quiz.answer`. `choices`: named examples with options, put
+    as they are trained on (see `expunge.evaluation.choice.choose`); a suite of these alone needs no sets either.
 
     Raises ConfigurationError if a set is empty or missing, an example of a `with_options` set has no options, or
     `prefix_tokens` is below 1.
@@ -46,11 +71,12 @@ class Suite:
     quizzes: Mapping[str, Quiz] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scoring: Scoring = "letter"
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.prefix_tokens is not None and self.prefix_tokens < 1:
             raise ConfigurationError(f"prefix_tokens must be at least 1, got {self.prefix_tokens}.")
-        if self.quizzes and not self.sets:
+        if (self.quizzes or self.choices) and not self.sets:
             return
         for name in ("forget", *self.utility, *self.with_options):
             if name not in self.sets:
