@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from expunge.methods import method as method
     from expunge.models import load as load
     from expunge.patch import Patch as Patch
+    from expunge.patch.edit import edit as edit
     from expunge.request import Example as Example
     from expunge.request import Request as Request
     from expunge.runs import demo as demo
@@ -36,6 +37,7 @@ _HOMES = {
     "Patch": "patch",
     "Request": "request",
     "demo": "runs",
+    "edit": "patch.edit",
     "evaluate": "evaluation",
     "evaluate_model": "runs",
     "finetune": "runs",

@@ -26,7 +26,7 @@ from expunge.models.checkpoint import DTYPES, Stored, head
 from expunge.models.disk import BLOCK, Source, early, opened, write
 
 PIECE = 1 << 18  # entries: the numbers of one piece stay in the cache from the first operation to the last
-WORKERS = 4  # at most; more than that wait for each other
+WORKERS = 4  # more than two cores need, so that some read while others compute; hashing keeps up with no more
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # A sum of squares outside these bounds may have under- or overflowed in fp32 and is computed again in fp64.
@@ -181,7 +181,7 @@ class Stream:
 
     def __init__(self, scale: float, *, workers: int | None = None, progress: Callable[[int], None] | None = None):
         self.scale, self.progress = scale, progress or (lambda _: None)
-        self.workers = workers or max(2, min(WORKERS, _cores()))
+        self.workers = workers or WORKERS
         self._scratch = _Scratch()
         self._free = deque(torch.empty(PIECE * 8, dtype=torch.uint8) for _ in range(2 * self.workers))
 
@@ -298,8 +298,7 @@ def _square(numbers: Tensor) -> float:
 
 def _sound(total: Tensor, rounded: Tensor) -> bool:
     """Whether the result is finite, after its rounding too."""
-    size = _square(total)
-    return size < 0.99 * torch.finfo(rounded.dtype).max ** 2 or bool(rounded.isfinite().all())
+    return _square(total) ** 0.5 < 0.99 * torch.finfo(rounded.dtype).max or bool(rounded.isfinite().all())
 
 
 def _fault(edit: Edit, begin: int, end: int, scale: float) -> ModelError:
@@ -332,10 +331,6 @@ def _bits(numbers: Tensor) -> Tensor:
 
 def _width(item: Stored) -> int:
     return DTYPES[item.dtype].itemsize
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _files(edits: Sequence[Edit]) -> set[Path]:

@@ -1,6 +1,5 @@
 """Checkpoint arithmetic from folders to a folder: what may be combined with what, and the run itself."""
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from expunge import __version__
 from expunge.errors import ConfigurationError, ModelError, OutputError
 from expunge.files import refuse_existing, write_json
@@ -18,6 +19,7 @@ from expunge.models.checkpoint import RECORD, copy_small_files
 from expunge.models.resumable import Growing, resumable
 from expunge.patch.plan import Plan, plan
 
+LARGEST = torch.finfo(torch.float32).max
 MARGIN = 1 << 26  # bytes for configuration, tokenizer and journal
 
 
@@ -68,8 +70,8 @@ def edit(
     where base, plus or minus is), rounded once; where plus and minus do not differ, the base's bits are kept.
 
     A run that was killed goes on from its finished shards when the same call is made again, unless `resume` is false.
-    `progress(done, total)` hears of bytes, `note` of what the person should know; `workers`: threads that compute,
-    default: the cores, 2 to 4. Shards' checksums are written to `edit.json` in `out`.
+    `progress(done, total)` hears of bytes, `note` of what the person should know; `workers`: threads that compute
+    (4). Shards' checksums are written to `edit.json` in `out`.
 
     Raises ModelError if tensors, shapes or dtypes do not fit (quantized and fp8 models are refused), a file is missing
     or damaged, a value is NaN or infinite, plus and minus are the same weights or the change is lost in rounding;
@@ -78,8 +80,8 @@ def edit(
     """
     started, out = time.perf_counter(), Path(out)
     tell, notes = note or (lambda _: None), []
-    if not math.isfinite(scale) or scale == 0:
-        raise ConfigurationError(f"scale must be a finite number other than 0, not {scale:g}.")
+    if not 0 < abs(scale) < LARGEST:
+        raise ConfigurationError(f"scale must be a number other than 0 within ±{LARGEST:.3g}, not {scale:g}.")
     refuse_existing(out, overwrite=overwrite)
     made = plan(base, plus, minus, weights)
     _check_out(out, made)
