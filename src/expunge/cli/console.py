@@ -36,6 +36,9 @@ class Printer(Listener):
             self.console.print(f"  [yellow]note[/yellow] {text}")
 
     def step(self, entry: dict[str, Any], steps: int) -> None:
+        if "residual" in entry:  # a solve
+            self._advance(f"relative residual {entry['residual']:.3g}", entry["step"] + 1, steps)
+            return
         sides = [side for side in ("forget", "retain") if f"{side}_nll" in entry]
         words = [f"{side if len(sides) > 1 else ''} {entry[f'{side}_nll']:.3f}".strip() for side in sides]
         self._advance("NLL " + ", ".join(words) + f", lr {entry['lr']:.2g}", entry["step"] + 1, steps)

@@ -12,9 +12,11 @@ from expunge.methods.gradascent import GradAscent
 from expunge.methods.graddiff import GradDiff
 from expunge.methods.idk import PreferenceOptimisation
 from expunge.methods.kl import KLMinimisation
+from expunge.methods.llmeraser import LLMEraser
 from expunge.methods.ngdiff import NGDiff
 from expunge.methods.npo import NegativePreference
 from expunge.methods.perta import PerTA
+from expunge.methods.retrain_adapter import RetrainAdapter
 from expunge.methods.scalarisation import StaticScalarisation
 from expunge.methods.simnpo import SimpleNegativePreference
 from expunge.methods.task_vector import TaskVector
@@ -23,6 +25,8 @@ METHODS: dict[str, type[Method]] = {
     "ngdiff": NGDiff,
     "perta": PerTA,
     "taskvector": TaskVector,
+    "llmeraser": LLMEraser,
+    "retrainadapter": RetrainAdapter,
     "gradascent": GradAscent,
     "graddiff": GradDiff,
     "scalarisation": StaticScalarisation,

@@ -84,7 +84,8 @@ def logits_at(model: nn.Module, where: Tensor, **inputs: Any) -> Tensor:
     """
 
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][where].unsqueeze(0), *args[1:])
+        own = args[0][:, -where.shape[1] :]  # a prompt adapter sets virtual tokens before them
+        return (own[where].unsqueeze(0), *args[1:])
 
     handle = output_layer(model).register_forward_pre_hook(keep)
     try:

@@ -1,0 +1,81 @@
+"""A fine-tuning set and what a request does to it: which instances leave, which change, which stay."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from expunge.data.corpus import chunks
+from expunge.data.encoding import Encoder
+from expunge.errors import RequestError
+from expunge.request import Example, Request, read_examples
+
+
+@dataclass(frozen=True)
+class Edited:
+    """n instances, of which those in `before` turn into those in `after` (None: removed), and `kept` stay."""
+
+    before: tuple[Example, ...]
+    after: tuple[Example | None, ...]
+    kept: tuple[Example, ...]
+
+    @classmethod
+    def of(cls, request: Request, encoder: Encoder, train: Path | str | None = None) -> "Edited":
+        """Forget and retain set together are the fine-tuning set, or `train` is: a file that holds every forget example.
+
+        An instance that stands there several times is edited each time. Running text in `train` is cut into chunks of
+        `max_length` tokens. Raises RequestError if there is neither a retain set nor `train`, if an example to forget is
+        not in `train` (the nearest one is shown), or if nothing would be left.
+        """
+        if train is None:
+            if not request.retain:
+                raise RequestError(
+                    "The fine-tuning set is missing: this method needs every instance the adapter learned. Give those "
+                    "that stay as --retain, or the file it was trained on as --set train=FILE."
+                )
+            return cls(request.forget, tuple(example.after for example in request.forget), request.retain)
+        wanted = {example.key: example for example in request.forget}
+        whole = chunks(read_examples(train), encoder)
+        _all_known(request.forget, whole, Path(train))
+        before = tuple(example for example in whole if example.key in wanted)
+        after = tuple(wanted[example.key].after for example in before)
+        made = cls(before, after, tuple(example for example in whole if example.key not in wanted))
+        if not made.now:
+            raise RequestError(f"Nothing would be left of {train}: delete the adapter instead.")
+        return made
+
+    @property
+    def whole(self) -> tuple[Example, ...]:
+        """The fine-tuning set as it was: n instances."""
+        return self.before + self.kept
+
+    @property
+    def now(self) -> tuple[Example, ...]:
+        """The fine-tuning set as it shall be."""
+        return tuple(example for example in self.after if example is not None) + self.kept
+
+    @property
+    def share(self) -> float:
+        """|S|/n: the share of instances that are removed or changed."""
+        return len(self.before) / len(self.whole)
+
+
+def _all_known(forget: Sequence[Example], whole: Sequence[Example], file: Path) -> None:
+    known = {example.key for example in whole}
+    missing = [example for example in forget if example.key not in known]
+    if not missing:
+        return
+    texts = {" ".join(example.key): example for example in whole}
+    near = difflib.get_close_matches(" ".join(missing[0].key), texts, n=1, cutoff=0.4)
+    nearest = f"The nearest there is {_shown(texts[near[0]])}." if near else "Nothing there is like it."
+    raise RequestError(
+        f"{len(missing)} of {len(forget)} examples to forget are not in the fine-tuning set {file}. The first is "
+        f"{_shown(missing[0])}. {nearest} Only what the adapter was trained on can be taken out of it: give the "
+        "instance as it stands there, or leave it out."
+    )
+
+
+def _shown(example: Example) -> str:
+    place = " ".join(part for part in (example.where, example.id and f"id {example.id}") if part)
+    words = " → ".join(text[:80] for text in (example.prompt, example.response) if text)
+    return f"{place} ({words!r})" if place else repr(words)

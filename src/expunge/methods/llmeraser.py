@@ -1,0 +1,149 @@
+"""LLMEraser: the influence of single training instances on an adapter, taken out in closed form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from expunge import config
+from expunge.config import Count, Positive
+from expunge.data import Encoded
+from expunge.data.edited import Edited
+from expunge.errors import ConfigurationError, DivergedError
+from expunge.gradients import FACTORS, Curvature, Solution
+from expunge.gradients.damped import Solver, losses, move, moved, solved, undone_on_failure, unit
+from expunge.methods import solve_record as record
+from expunge.methods.contract import Context
+from expunge.models import Loaded
+from expunge.models.adapters import learned_adapter
+from expunge.request import Request
+from expunge.training import History
+from expunge.training.loop import CPU_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMEraser:
+    """Θ ← Θ̂ + Δ with (H + λI)Δ = b, b = (1/n) Σ_S [∇l(before) − ∇l(after)] (arXiv 2412.00383).
+
+    Θ̂: an adapter's parameters [p], trained on n instances, forget and retain set together. ∇l(after) = 0 for an
+    instance that is removed. H [p, p] is the curvature of the mean loss over all n, known by its products alone.
+
+    solver: "cg" (conjugate gradient; several λ share one Krylov space), "sgd" (the paper's mini-batch solve) or
+    "datainf" (closed form, a baseline). curvature: "gauss_newton" (positive semi-definite) or "hessian" (the paper's).
+    factors: candidates for λ as multiples of the mean eigenvalue (the paper says nothing of λ); the one with the lowest
+    loss on the edited fine-tuning set is taken, among those with ‖Δ‖ ≤ max_ratio · ‖Θ̂‖. damping: λ itself instead.
+    rounds: 1 is the paper; each further one solves again at the new Θ with the edited set's H and b = −(its gradient),
+    a Newton step towards the retrained adapter. An early-stopped adapter is thereby trained on, too.
+    train: file the adapter was fine-tuned on; each forget example must be in it, and its rest is what stays.
+    subset: examples that H and the edited loss are taken over, drawn once by the seed; none: all. "sgd" draws its
+    mini-batches from all.
+    tolerance: relative residual ‖(H + λI)Δ − b‖/‖b‖ that ends a solve; passes: how often it may use n examples, and
+    seconds how long it may take.
+    batch_size: examples run together, and the mini-batch of "sgd".
+
+    Raises ConfigurationError without an adapter of ordinary tensors (LoRA, DoRA, IA3, prompt and prefix tuning),
+    RequestError without the fine-tuning set, DivergedError if no solve gets its residual below 1.
+    """
+
+    solver: Solver = "cg"
+    curvature: Literal["gauss_newton", "hessian"] = "gauss_newton"
+    damping: Positive | None = None
+    factors: tuple[Positive, ...] = FACTORS
+    max_ratio: Positive = 1.0
+    rounds: Count = 1
+    train: str | None = None
+    subset: Count | None = 1024
+    tolerance: Positive = 0.01
+    passes: Positive = 50.0
+    seconds: Positive = float("inf")
+    batch_size: Count = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        config.check(self)
+        if not self.factors:
+            raise ConfigurationError("LLMEraser needs a candidate for λ: give factors, or damping.")
+
+    def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
+        """Move `loaded.model`'s adapter by Δ, in place; where anything fails, it is as it was."""
+        edited = self.edited(request, context)
+        operator, b, now = self.system(loaded, edited, context)
+        origin = operator.flat(operator.params)
+        history = record.begun(self, loaded, edited, operator, b, now)
+        with undone_on_failure(operator):
+            for number in range(self.rounds if b.any() else 0):
+                if number:
+                    operator, b = now, -now.gradient()
+                budget = record.budget(self, context, number, operator)
+                found, each = self.candidates(operator, b, budget)
+                tried = self.tried(now, found, origin)
+                best = self.best(tried)
+                move(operator, found[best["factor"]].delta)
+                record.add(history, found[best["factor"]], tried, best, b, each)
+        return record.ended(history)
+
+    def edited(self, request: Request, context: Context) -> Edited:
+        """The fine-tuning set, and what the request does to it."""
+        return Edited.of(request, context.encoder, self.train)
+
+    def system(self, loaded: Loaded, edited: Edited, context: Context) -> tuple[Curvature, Tensor, Curvature]:
+        """H over all n instances as they were, b [p], and H over the edited ones.
+
+        An instance that is the same before and after adds exactly nothing to b.
+        """
+        learned_adapter(loaded, "LLMEraser")
+        encode = context.encoder.example
+        both = zip(edited.before, edited.after, strict=True)
+        pairs = [(encode(old), None if new is None else encode(new)) for old, new in both]
+        kept = context.encoder.examples(edited.kept)
+        whole = self.over(loaded, [old for old, _ in pairs] + kept)
+        changed = [(old, new) for old, new in pairs if old != new]
+        sides = ((1, [old for old, _ in changed]), (-1, [new for _, new in changed if new is not None]))
+        b = torch.zeros_like(whole.flat(whole.params))
+        for sign, side in sides:
+            if side:
+                b += sign * len(side) / len(whole) * self.over(loaded, side).gradient()
+        return whole, b, self.over(loaded, [new for _, new in pairs if new is not None] + kept)
+
+    def over(self, loaded: Loaded, items: Sequence[Encoded]) -> Curvature:
+        """H over encoded instances."""
+        room = CPU_TOKENS if next(loaded.model.parameters()).device.type == "cpu" else float("inf")
+        return Curvature(loaded.model, items, loaded.pad, self.curvature, self.batch_size, room)
+
+    def candidates(self, operator: Curvature, b: Tensor, budget: Any) -> tuple[dict[float, Solution], float | Tensor]:
+        """Δ by factor, and what the factors are multiples of."""
+        drawn = self.drawn(len(operator))
+        each = unit(self.solver, operator, b, drawn, self.seed) if self.damping is None else 1.0
+        factors = self.factors if self.damping is None else (self.damping,)
+        return solved(self.solver, operator, b, factors, each, indices=drawn, seed=self.seed, budget=budget), each
+
+    def tried(self, now: Curvature, found: dict[float, Solution], origin: Tensor) -> list[dict[str, Any]]:
+        """What each candidate does: the loss on the edited set, and how far it is from where all began."""
+        rows, drawn = [], self.drawn(len(now))
+        for factor, solution in found.items():
+            with moved(now, solution.delta):
+                loss = losses(now, drawn).mean().item()
+                ratio = ((now.flat(now.params) - origin).norm() / origin.norm()).item()
+            damping = torch.as_tensor(solution.damping).double().mean().item()
+            rows.append(
+                {"factor": factor, "damping": damping, "loss": loss, "ratio": ratio, "residual": solution.residual}
+            )
+        return rows
+
+    def best(self, tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The candidate with the lowest loss, of equal ones that with the larger λ, within the trust region."""
+        inside = [row for row in tried if row["ratio"] <= self.max_ratio and row["loss"] < float("inf")]
+        if not inside:
+            nearest = min(row["ratio"] for row in tried)
+            raise DivergedError(
+                f"Each λ tried would move the adapter by {nearest:.3g} times its own norm or more, and max_ratio is "
+                f"{self.max_ratio:g}. Nothing was changed. Try larger factors, or retrain: --method retrain-adapter."
+            )
+        return min(inside, key=lambda row: (row["loss"], -row["factor"]))
+
+    def drawn(self, count: int) -> list[int]:
+        """The examples that H and the edited loss are taken over."""
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
+        return sorted(order[: self.subset or count].tolist())

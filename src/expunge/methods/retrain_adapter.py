@@ -1,0 +1,88 @@
+"""Retraining an adapter on what it may know: exact, and as costly as training it was."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from expunge import config
+from expunge.config import Count, NonNegative, Positive
+from expunge.data.edited import Edited
+from expunge.methods.contract import Context
+from expunge.models import Loaded
+from expunge.models.adapters import restart
+from expunge.request import Request
+from expunge.training import Finetuning, History
+from expunge.training.rates import RATES, Linear, Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainAdapter:
+    """Θ = train(Θ_0, kept and corrected data): the gold standard that LLMEraser (arXiv 2412.00383) comes near to.
+
+    Θ_0 is where a new adapter of the same configuration and `seed` begins, so that with the seed and the recipe the adapter
+    was trained with, retraining begins where that did. Same request, same bits on the same machine.
+
+    train: file the adapter was fine-tuned on; each forget example must be in it, and its rest is what stays. All other
+    settings are those of `expunge finetune`: give the recipe the adapter was trained with. If its run.json stands beside
+    the adapter's folder, each setting that differs is noted.
+
+    Raises ConfigurationError without an adapter (LoRA, DoRA, IA3, prompt or prefix tuning), RequestError without the
+    fine-tuning set.
+    """
+
+    PARTS: ClassVar[dict[str, dict[str, type]]] = {"rate": RATES}
+
+    train: str | None = None
+    rate: Rate = Linear()
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-5
+    epochs: Positive = 5.0
+    steps: Count | None = None
+    batch_size: Count = 16
+    accumulation: Count = 1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        config.check(self)
+
+    @property
+    def recipe(self) -> Finetuning:
+        """The settings as those of fine-tuning."""
+        return Finetuning(**{field.name: getattr(self, field.name) for field in fields(Finetuning)})
+
+    def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
+        """Train the adapter of `loaded.model` anew, in place."""
+        edited = Edited.of(request, context.encoder, self.train)
+        restart(loaded, self.seed, "RetrainAdapter")
+        history = self.recipe(
+            loaded,
+            edited.now,
+            context.encoder,
+            checkpoint=context.checkpoint,
+            resume=context.resume,
+            progress=context.progress,
+        )
+        others = differences(self.recipe, loaded.folder)
+        if others:
+            history.notes.append(f"the adapter was trained by another recipe: {', '.join(others)}")
+        return history
+
+
+def differences(recipe: Finetuning, folder: Path) -> list[str]:
+    """In what `recipe` is not that of the fine-tuning run whose adapter is in `folder`; nothing where that is unknown."""
+    record = folder.parent / "run.json"
+    if not record.is_file():
+        return []
+    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["configuration"].get("finetuning") or {}
+    own = json.loads(json.dumps(config.to_dict(recipe)))
+    skipped = {"checkpoint_every"}
+    return [
+        f"{name} {known[name]}, now {value}"
+        for name, value in own.items()
+        if name in known and name not in skipped and known[name] != value
+    ]
