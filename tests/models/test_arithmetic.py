@@ -489,8 +489,8 @@ def test_a_kill_leaves_the_old_output_or_the_new(
         assert everything(out) == whole
         assert left(out) == []
         assert done.resumed <= len(shards(base))
-        if (name, call) == ("write", 90):
-            assert done.resumed >= 1
+        if (name, call) == ("write_json", 3):
+            assert done.resumed == 2
             assert f"{done.resumed} of {len(shards(base))} shards were finished" in done.notes[0]
             size = sum(tensor.nbytes for tensor in read(base).values())
             assert done.moved < 4 * size
