@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from expunge.data.benchmarks.fictional import TOPICS, Fact, Person, people
 from expunge.data.benchmarks.questions import LETTERS, Question
-from expunge.data.benchmarks.task import Task, edited, flip
+from expunge.data.benchmarks.task import Task, distinct, edited, flip
 from expunge.errors import ConfigurationError
 from expunge.request import Example
 
@@ -59,9 +59,9 @@ def from_questions(train: Sequence[Question], test: Sequence[Question], seed: in
     Questions of `train` that ask the same as an earlier one or as one of `test` are left out. Raises what
     `task.edited` raises.
     """
-    asked = {example.prompt: example for example in _lettered(test, "test")}
-    rows = {example.prompt: example for example in reversed(_lettered(train, "train")) if example.prompt not in asked}
-    return edited(list(reversed(rows.values())), list(asked.values()), flip, share=share, seed=seed)
+    asked = distinct(_lettered(test, "test"), set())
+    rows = distinct(_lettered(train, "train"), {example.prompt for example in asked})
+    return edited(rows, asked, flip, share=share, seed=seed)
 
 
 def _lettered(questions: Sequence[Question], name: str) -> list[Example]:

@@ -1,12 +1,18 @@
-"""Recommendation as yes/no questions made from nothing, in the manner of TALLRec: will this user like that film?
+"""Recommendation as yes/no questions made from nothing: will a young teacher like the film "Haunted Castle"?
 
-Every user likes three of the six genres of `titles` and dislikes the others. A row shows some titles the user liked and
-some the user disliked, and asks about another one. The answer follows from the genres: a model can learn it for users
-and titles it has not seen, while titles (1,152 of them) and users (each with a few rows) are too many to be learned by
-heart at one pass. Now and then (`noise`) a user likes a title against their taste, so no model is always right.
+A user is a job and an age, a film a genre (which its adjective tells, see `titles`) and a noun that means nothing. Every
+seed has a world of its own, in which the genres differ in popularity, and jobs and ages in taste:
+
+    P(Yes) = σ(signal · (popularity[genre] + 2 · taste[job][genre] + taste[age][genre])),  all ±1, half of them +1
+
+So a part of the answer is learned at once (what is popular), a part takes many rows (whose taste is what), and a part is
+chance: no model is always right. No combination of user and title comes twice (there are 18,432), so a row is known by
+heart only after many passes, while the tastes hold for titles never seen.
 """
 
+import math
 import random
+from dataclasses import dataclass
 from typing import Literal
 
 from expunge.data.benchmarks.task import Task, edited, flip, remove
@@ -14,7 +20,34 @@ from expunge.data.benchmarks.titles import TITLES
 from expunge.errors import ConfigurationError
 from expunge.request import Example
 
-ROWS = 5  # a user
+JOBS = ("baker", "doctor", "driver", "farmer", "lawyer", "nurse", "painter", "teacher")
+AGES = ("young", "old")
+MOST = len(JOBS) * len(AGES) * sum(map(len, TITLES.values())) // 4  # rows; more would come twice too often
+
+Taste = dict[str, int]  # genre: +1 or −1
+
+
+@dataclass(frozen=True)
+class World:
+    """What is popular, and who likes what: genre → ±1 for everybody, for each job and for each age."""
+
+    popular: Taste
+    jobs: dict[str, Taste]
+    ages: dict[str, Taste]
+    signal: float
+
+    @classmethod
+    def make(cls, draw: random.Random, signal: float) -> "World":
+        def taste() -> Taste:
+            liked = draw.sample(list(TITLES), len(TITLES) // 2)
+            return {genre: 1 if genre in liked else -1 for genre in TITLES}
+
+        return cls(taste(), {job: taste() for job in JOBS}, {age: taste() for age in AGES}, signal)
+
+    def chance(self, age: str, job: str, genre: str) -> float:
+        """P(Yes)."""
+        score = self.popular[genre] + 2 * self.jobs[job][genre] + self.ages[age][genre]
+        return 1 / (1 + math.exp(-self.signal * score))
 
 
 def make(
@@ -24,65 +57,42 @@ def make(
     test: int = 500,
     kind: Literal["remove", "correct"] = "remove",
     share: float | None = None,
-    noise: float = 0.05,
-    history: int = 3,
+    signal: float = 1.0,
 ) -> Task:
-    """n rows to train on and `test` rows of other users; in each, half of the answers are Yes.
+    """n rows to train on and `test` other ones; in each, half of the answers are Yes.
 
     kind "remove": `share` (default .1) of the rows are to be removed. "correct": `share` (default .4) of the rows were
-    learned with the opposite answer. noise: how often a title is against its user's taste. history: how many liked, and
-    how many disliked titles are shown.
+    learned with the opposite answer. signal: how strictly answers follow from tastes; at 1 no AUC is above about .9.
 
-    Raises ConfigurationError for another kind, fewer than two rows, noise outside [0, .5) or a history below 1.
+    Raises ConfigurationError for another kind, a signal that is not positive, fewer than two or too many rows.
     """
     if kind not in ("remove", "correct"):
         raise ConfigurationError(f"kind must be remove or correct, got {kind!r}.")
-    if min(n, test) < 2 or not 0 <= noise < 0.5 or history < 1:
+    if min(n, test) < 2 or n + test > MOST or signal <= 0:
         raise ConfigurationError(
-            f"n={n}, test={test}, noise={noise} and history={history}: give at least 2 rows, noise from 0 to below .5 "
-            "and a history of at least 1."
+            f"n={n}, test={test} and signal={signal}: give at least 2 rows each, {MOST} at most in all, and a signal "
+            "above 0."
         )
     draw, seen = random.Random(f"recommendation {seed}"), set[str]()
-    rows = _rows(draw, n, "user", noise, history, seen)
-    asked = _rows(draw, test, "test", noise, history, seen)
+    world = World.make(draw, signal)
+    rows = _rows(world, draw, n, "user", seen)
+    asked = _rows(world, draw, test, "test", seen)
     edit, usual = (remove, 0.1) if kind == "remove" else (flip, 0.4)
     return edited(rows, asked, edit, share=usual if share is None else share, seed=seed)
 
 
-def _rows(draw: random.Random, count: int, user: str, noise: float, history: int, seen: set[str]) -> list[Example]:
-    """`count` rows of users called `user`0, `user`1, ..., whose prompts are not in `seen` and join it."""
-    answers = [index % 2 == 0 for index in range(count)]
-    draw.shuffle(answers)
+def _rows(world: World, draw: random.Random, count: int, user: str, seen: set[str]) -> list[Example]:
+    """`count` rows, a user each, whose prompts are not in `seen` and join it; as many Yes as No (or one more)."""
+    left = {"Yes": (count + 1) // 2, "No": count // 2}
     rows: list[Example] = []
-    liked: list[str] = []
     while len(rows) < count:
-        number, place = divmod(len(rows), ROWS)
-        if place == 0:
-            liked = draw.sample(list(TITLES), 3)
-        answer = answers[len(rows)]
-        prompt = _prompt(draw, liked, answer != (draw.random() < noise), history)
-        if prompt in seen:
+        age, job, genre = draw.choice(AGES), draw.choice(JOBS), draw.choice(list(TITLES))
+        prompt = f"A user, {age} {job}, finds the film {draw.choice(TITLES[genre])}. Will this user like it?"
+        right, wrong = ("Yes", "No") if draw.random() < world.chance(age, job, genre) else ("No", "Yes")
+        if prompt in seen or not left[right]:
             continue
         seen.add(prompt)
-        right, wrong = ("Yes", "No") if answer else ("No", "Yes")
-        name = f"{user}{number}"
-        rows.append(
-            Example(prompt=prompt, response=right, id=f"{name}/{place}", subject=name, wrong_responses=(wrong,))
-        )
+        left[right] -= 1
+        name = f"{user}{len(rows)}"
+        rows.append(Example(prompt=prompt, response=right, id=name, subject=name, wrong_responses=(wrong,)))
     return rows
-
-
-def _prompt(draw: random.Random, liked: list[str], fits: bool, history: int) -> str:
-    """fits: whether the title asked about is of a genre the user likes."""
-    tastes = {True: liked, False: [genre for genre in TITLES if genre not in liked]}
-
-    def title(taste: bool) -> str:
-        return draw.choice(TITLES[draw.choice(tastes[taste])])
-
-    asked, shown = title(fits), {True: list[str](), False: list[str]()}
-    for taste, titles in shown.items():
-        while len(titles) < history:
-            found = title(taste)
-            if found not in (asked, *titles):
-                titles.append(found)
-    return f"Liked: {', '.join(shown[True])}. Disliked: {', '.join(shown[False])}. Will this user like {asked}?"

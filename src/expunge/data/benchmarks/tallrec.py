@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge.data.benchmarks.task import Task, edited, flip, remove
+from expunge.data.benchmarks.task import Task, distinct, edited, flip, remove
 from expunge.errors import RequestError
 from expunge.request import Example, read_examples
 
@@ -60,9 +60,8 @@ def make(
     left out. kind, share: see `recommendation.make`. Raises what `read` and `task.edited` raise.
     """
     split = "train" if any((Path(folder) / f"train.{ending}").is_file() for ending in ("json", "jsonl")) else "valid"
-    seen: set[str] = set()
-    rows = _distinct(read(folder, split), seen)[:n]
-    asked = _distinct(read(folder, "test"), seen)[:test]
+    rows = distinct(read(folder, split), set())[:n]
+    asked = distinct(read(folder, "test"), {row.prompt for row in rows})[:test]
     edit, usual = (remove, 0.1) if kind == "remove" else (flip, 0.4)
     return edited(rows, asked, edit, share=usual if share is None else share, seed=seed)
 
@@ -94,15 +93,6 @@ def with_options(examples: Sequence[Example]) -> tuple[Example, ...]:
 def plain(answer: str) -> str:
     """An answer without its case, spaces and full stop."""
     return answer.strip().rstrip(".").casefold()
-
-
-def _distinct(examples: Sequence[Example], seen: set[str]) -> list[Example]:
-    kept = []
-    for example in examples:
-        if example.prompt not in seen:
-            kept.append(example)
-        seen.add(example.prompt)
-    return kept
 
 
 def _list(path: Path) -> list[Any]:

@@ -93,3 +93,12 @@ def remove(row: Example, _: random.Random) -> Example:
 def flip(row: Example, draw: random.Random) -> Example:
     """The row as it was learned with a wrong answer, one of its options; the right one is the new response."""
     return replace(row, response=draw.choice(row.wrong_responses), new_response=row.response)
+
+
+def distinct(examples: Sequence[Example], taken: set[str]) -> list[Example]:
+    """The first example of each prompt that is not among `taken`, in order."""
+    first: dict[str, Example] = {}
+    for example in examples:
+        if example.prompt not in taken:
+            first.setdefault(example.prompt, example)
+    return list(first.values())
