@@ -7,7 +7,10 @@ import pytest
 from expunge.config import read_yaml
 from expunge.methods import METHODS, Descent, method, name_of
 
-BATCH = {"tofu": (4, 32), "wmdp": (4,), "text": (4,)}  # effective batches: WAGLE's 4, TOFU's 32
+# effective batches: WAGLE's 4, TOFU's 32, ours of 16 on adapters
+BATCH = {
+    "tofu": (4, 32), "wmdp": (4,), "text": (4,), "recommendation": (16,), "sequential": (16,), "correction": (16,),
+}  # fmt: skip
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 
 
