@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,10 +98,11 @@ def test_options_are_compared_by_their_whole_probability(tiny: Loaded) -> None:
     assert found.correct.tolist() == [float(sums.argmax() == 0) for sums in found.logp]
     assert found.share == pytest.approx([np.exp(sums[0]) / np.exp(sums).sum() for sums in found.logp])
     assert found.texts is not None
+    model: Any = tiny.model
     for example, text in zip(OPTIONS, found.texts, strict=True):
         ids = torch.tensor([spelled(tiny, f"Question: {example.prompt}\nAnswer:")])
-        made = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
-        assert text == tiny.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+        assert text == str(tiny.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
 
 def test_hits_are_counted_among_valid_answers(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

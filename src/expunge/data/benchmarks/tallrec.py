@@ -3,7 +3,7 @@
 A folder (`movie` or `book`) holds `valid.json` and `test.json`, and where its users took it from the authors too
 `train.json`: lists of {"instruction", "input", "output"} with the output "Yes." or "No.". Without `train.json`, `valid` is
 what to train on. The files name no users. No history stands in both `valid` and `test`, and hardly any user does: 3 of
-1,000 test rows of `movie` and 1 of 2,427 of `book` have a history of 5 or more, most of which (70 %) is in a row of `valid`.
+1,000 test rows of `movie` and 1 of 2,427 of `book` have a history of 5 or more that is for 70 % in a row of `valid`.
 """
 
 import json
