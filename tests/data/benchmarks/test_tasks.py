@@ -3,7 +3,9 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def cell(example: Example) -> tuple[str, str, str]:
     return age, job, GENRE[film.split()[0]]
 
 
-def area(scores: list[float], positive: list[bool]) -> float:
+def area(scores: Sequence[Any], positive: list[bool]) -> float:
     """AUC by a loop over pairs."""
     pairs = [(a, b) for a, yes in zip(scores, positive, strict=True) if yes for b, other in
              zip(scores, positive, strict=True) if not other]  # fmt: skip
