@@ -13,6 +13,7 @@ from expunge.methods import METHODS, Context, Descent, method, name_of
 from expunge.methods.descent import mean_nll
 from expunge.models import Loaded, new_adapter
 from expunge.request import Example, Request
+from expunge.training import Finetuning
 from tests.oracles import slow
 
 # name, settings that make it forget the tiny request, how far the forget NLL must rise (nats a token); a refusal only
@@ -21,6 +22,8 @@ TABLE = [
     ("ngdiff", {"lr": 0.2}, 0.5),
     ("perta", {"lr": 2e-3, "base": "BASE", "alpha": 2}, 0.5),
     ("taskvector", {"lr": 2e-3, "base": "BASE", "alpha": 1}, 0.5),
+    ("llmeraser", {"factors": (1.0, 3.0), "max_ratio": 9.0}, 0.5),
+    ("retrainadapter", {"lr": 1e-2}, 0.2),
     ("gradascent", {"lr": 3e-3}, 0.5),
     ("graddiff", {"lr": 3e-3}, 0.5),
     ("scalarisation", {"lr": 3e-3, "c": 0.5}, 0.5),
@@ -32,6 +35,7 @@ TABLE = [
     ("descent", {"lr": 3e-3}, 0.5),
 ]
 COMMON = {"steps": 12, "batch_size": 4, "stop_retain_rise": None}
+ADAPTERS = ["llmeraser", "retrainadapter"]  # they change an adapter that has learned the data
 DESCENTS = [name for name, kind in METHODS.items() if issubclass(kind, Descent)]
 
 
@@ -46,11 +50,16 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize(("name", "settings", "rise"), TABLE, ids=[name for name, *_ in TABLE])
 def test_method_forgets(tiny, tiny_folder, small_request, name, settings, rise) -> None:
     encoder = Encoder(tiny.tokenizer)
+    if name in ADAPTERS:
+        tiny = new_adapter(tiny, 2)
+        Finetuning(lr=1e-2, steps=20, batch_size=10)(tiny, (*small_request.forget, *small_request.retain), encoder)
     before = mean_nll(tiny, small_request.forget, encoder, 4)
-    common = COMMON if name in DESCENTS else {"steps": 12, "batch_size": 4}
+    common = (
+        COMMON if name in DESCENTS else {"batch_size": 4} if name == "llmeraser" else {"steps": 12, "batch_size": 4}
+    )
     settings = {key: str(tiny_folder) if value == "BASE" else value for key, value in settings.items()}
     history = method(name, {**common, **settings})(tiny, small_request, context(tiny))
-    assert history.steps == 12
+    assert history.steps == 12 or "solve" in history.found
     if name in DESCENTS:
         assert all(math.isfinite(entry["forget_loss"]) for entry in history.log)
         assert history.log[-1]["forget_loss"] < history.log[0]["forget_loss"] - 0.2

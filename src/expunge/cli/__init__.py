@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from expunge.cli import attribute, convert, demo, edit, evaluate, finetune, methods, patch, unlearn
+from expunge.cli import attribute, convert, demo, edit, evaluate, finetune, influence, methods, patch, unlearn
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(evaluate.evaluate)
 app.command()(methods.methods)
 app.command()(convert.convert)
 app.command()(edit.edit)
+app.command()(influence.influence)
 app.add_typer(patch.app, name="patch")
 
 

@@ -110,11 +110,11 @@ def add(
         history.notes.append(f"round {number + 1}: the {side} factor of λ tried, {best['factor']:g}, was the best")
 
 
-def ended(history: History) -> History:
+def ended(history: History, delta: Tensor) -> History:
     """The history with what the whole update amounts to, and the warning that first order is no longer enough."""
     found = history.found["solve"]
     rounds = found["rounds"]
-    ratio = rounds[-1]["ratio"] if rounds else 0.0
+    ratio = delta.norm().item() / found["theta_norm"]
     moved = found["moved_before"] + ratio
     found |= {"ratio": ratio, "moved": moved, "loss_after": rounds[-1]["loss"] if rounds else found["loss_before"]}
     if not rounds:

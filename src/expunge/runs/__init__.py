@@ -5,6 +5,7 @@ from expunge.runs.convert import convert
 from expunge.runs.demo import demo
 from expunge.runs.evaluate import evaluate_model, make_suite
 from expunge.runs.finetune import Finetuning, finetune
+from expunge.runs.influence import influence
 from expunge.runs.record import Listener
 from expunge.runs.unlearn import unlearn
 
@@ -16,6 +17,7 @@ __all__ = [
     "demo",
     "evaluate_model",
     "finetune",
+    "influence",
     "make_suite",
     "unlearn",
 ]
