@@ -527,6 +527,28 @@ def test_another_request_starts_over_and_so_does_a_damaged_shard(
     assert everything(out) == right
 
 
+def test_an_interrupt_keeps_what_is_finished_and_only_that(
+    models: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, plus, minus = models
+    out = tmp_path / "out"
+
+    def interrupted(owner: object, name: str) -> None:
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                edit(base, plus=plus, minus=minus, scale=-1, out=out)
+
+    interrupted(arithmetic.Stream, "shard")
+    assert left(out) == []
+    interrupted(resumable, "_swap")
+    interrupted(resumable, "sha256")  # while it looks through what is there
+    assert edit(base, plus=plus, minus=minus, scale=-1, out=out).resumed == len(shards(base))
+
+
 def test_two_runs_do_not_write_the_same_output(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, plus, minus = models
     out = tmp_path / "out"

@@ -70,7 +70,7 @@ def resumable(out: Path, request: Mapping[str, Any], *, resume: bool = True) -> 
                         sync(file)
                 _swap(growing.model, out)
             except KeyboardInterrupt:
-                if not growing.finished:
+                if not (growing.folder / JOURNAL).exists():
                     shutil.rmtree(growing.folder)
                 raise
             except BaseException:
@@ -96,6 +96,8 @@ def _take_up(growing: Growing, *, resume: bool) -> None:
         file = growing.model / name
         if file.is_file() and sha256(file) == entry["sha256"]:
             growing.finished[name] = entry
+    if not growing.finished:
+        (growing.folder / JOURNAL).unlink(missing_ok=True)
     growing.model.mkdir(exist_ok=True)
     for file in growing.model.iterdir():
         if file.name not in growing.finished:
