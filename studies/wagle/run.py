@@ -109,9 +109,9 @@ def tune(work: Path, settings: dict, listener: Listener) -> None:
         world = World(work, seed, listener)
         for family, base in settings["families"].items():
             for kind, tried in settings["kinds"].items():
-                for index, own in enumerate(tried):
+                for own in tried:
                     listener.stage(f"seed {seed}: {family} {kind} {own}")
-                    path = work / "tuning" / f"{family}-{kind}-{index}-{seed}.json"
+                    path = work / "tuning" / f"{family}-{kind}-{slug(own)}-{seed}.json"
                     row = kept(path, lambda w=world, f=family, b=base, k=kind, o=own: figures(w, w.run(f, b, k, o)))
                     rows.append({"family": family, "kind": kind, "settings": own, "seed": seed, **row})
                     print(rows[-1], flush=True)
@@ -158,6 +158,10 @@ def sweep(work: Path, settings: dict, listener: Listener) -> None:
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     write_text(work / "sweep.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def slug(own: Mapping[str, Any]) -> str:
+    return "-".join(f"{key}={value}" for key, value in sorted(own.items()))
 
 
 def figures(world: World, run: dict[str, Any]) -> dict[str, Any]:

@@ -448,8 +448,8 @@ def test_requests_one_after_the_other_and_back(folder, small_request, tmp_path) 
     assert sum(moves) > 0.2
     both = tmp_path / "both.safetensors"
     patch.compose([run / "patch.safetensors" for run in runs], both)
-    patch.apply(folder, both, tmp_path / "applied")
-    patch.revert(tmp_path / "applied", both, tmp_path / "reverted")
+    patch.apply(both, folder, tmp_path / "applied")
+    patch.revert(both, tmp_path / "applied", tmp_path / "reverted")
     for name, same in {"applied": models[2], "reverted": folder}.items():
         found, expected = (load_file(one / "adapter_model.safetensors") for one in (tmp_path / name, same))
         assert all(torch.equal(value, expected[key]) for key, value in found.items())
