@@ -493,3 +493,23 @@ def test_another_recipe_than_the_adapters_own_is_noted(folder, small_request, tm
     loaded = load(tmp_path / "model")
     history = method("retrainadapter", {**RECIPE, "lr": 1e-3})(loaded, small_request, context(loaded))
     assert history.notes == ["the adapter was trained by another recipe: lr 0.02, now 0.001"]
+
+
+def test_a_solve_goes_on_from_its_checkpoint(folder, small_request, tmp_path) -> None:
+    results, histories = [], []
+    for _ in range(2):
+        loaded = load(folder)
+        resumed = replace(context(loaded), checkpoint=tmp_path / "checkpoint", resume=True)
+        histories.append(method("llmeraser", {"rounds": 2, "factors": [10, 100]})(loaded, small_request, resumed))
+        results.append(theta(loaded))
+    assert off(results[1], results[0]) < 1e-6
+    assert histories[0].log == histories[1].log  # to the second: nothing was solved again
+
+
+def test_the_report_tells_of_the_solve(folder, request_files, tmp_path) -> None:
+    settings = {"factors": [10, 100]}
+    results = unlearn(folder, *request_files, out=tmp_path / "run", method="llmeraser", settings=settings, limit=2)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert results["runs"][-1]["solve"]["rounds"][0]["candidates"][0]["factor"] == 100
+    assert "How the update was solved for" in page
+    assert "of 10 instances were taken out or changed by one linear system in 224 unknowns" in page

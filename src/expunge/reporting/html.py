@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.files import write_text
-from expunge.reporting import plots, update, weights
+from expunge.reporting import plots, solve, update, weights
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.metrics import Metric, describe, number, percent
 from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, columns, leaderboard, pick
@@ -87,6 +87,7 @@ def render_report(results: dict[str, Any]) -> str:
         has_distance=any(row.distance is not None for row in rows),
         figures=_columns(_figures(rows)),
         **_step_sizes(rows),
+        solves_drawn=[(one, _inline(solve.curve(one, index))) for index, one in enumerate(solve.solves(rows))],
         **_weights(rows),
         sides=[(side, chosen(rows, side)) for side in ("forget", "retain")],
         gaps=missing(results, rows),

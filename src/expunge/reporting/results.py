@@ -60,7 +60,8 @@ UTILITY_KEYS = (
 NAMES = {
     "altpo": "AltPO", "ceu": "CE-U", "descent": "Descent", "dpo": "DPO", "flat": "FLAT", "gradascent": "GradAscent",
     "graddiff": "GradDiff", "idk": "IDK", "kl": "KL", "llmeraser": "LLMEraser", "ngdiff": "NGDiff", "npo": "NPO",
-    "magnitude": "magnitude", "pdu": "PDU", "perta": "PerTA", "po": "PO", "random": "random", "rmu": "RMU",
+    "magnitude": "magnitude", "pdu": "PDU", "perta": "PerTA", "po": "PO", "random": "random",
+    "retrainadapter": "Retrained adapter", "rmu": "RMU",
     "salun": "SalUn", "satimp": "SatImp", "simnpo": "SimNPO", "snip": "SNIP", "taskvector": "Task vector",
     "undial": "UNDIAL", "wagle": "WAGLE", "wanda": "Wanda", "wga": "WGA", "whp": "WHP",
 }  # fmt: skip

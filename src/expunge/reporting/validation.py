@@ -82,6 +82,8 @@ def _check_run(run: Any, where: str) -> None:
         _check_attribution(run["attribution"], f"{where}.attribution")
     if run.get("search") is not None:
         _check_search(run["search"], f"{where}.search")
+    if run.get("solve") is not None:
+        _check_solve(run["solve"], f"{where}.solve")
     for name in ("update", "models"):
         if run.get(name) is not None:
             _expect(isinstance(run[name], dict), f"{where}.{name}", "must be an object", run[name])
@@ -143,6 +145,27 @@ def _check_search(found: Any, where: str) -> None:
         for name in ("forget", "retain", "leak", "damage"):
             holds = name in one and _number_or_none(one[name])
             _expect(holds, f"{at}.{name}", "must be a number or null", one.get(name))
+
+
+def _check_solve(found: Any, where: str) -> None:
+    _expect(isinstance(found, dict), where, "must be an object", found)
+    for name in ("instances", "edited", "parameters", "b_norm", "memorised", "ratio", "moved", "loss_before"):
+        _expect(_number_or_none(found.get(name)), f"{where}.{name}", "must be a number or null", found.get(name))
+    rounds = found.get("rounds")
+    _expect(_objects(rounds), f"{where}.rounds", "must be a list of objects", rounds)
+    for index, one in enumerate(rounds):
+        at = f"{where}.rounds[{index}]"
+        rows = one.get("candidates") or []
+        _expect(_objects(rows), f"{at}.candidates", "must be a list of objects", rows)
+        for place, row in enumerate([one, *rows]):
+            inner = at if not place else f"{at}.candidates[{place - 1}]"
+            for name in ("factor", "damping", "loss", "ratio", "residual"):
+                _expect(_number_or_none(row.get(name)), f"{inner}.{name}", "must be a number or null", row.get(name))
+        points = one.get("curve") or []
+        fits = isinstance(points, list) and all(
+            isinstance(point, list) and len(point) == 3 and all(map(_number_or_none, point)) for point in points
+        )
+        _expect(fits, f"{at}.curve", "must be a list of [passes, seconds, residual]", points)
 
 
 def _expect(holds: bool, where: str, what: str, value: Any) -> None:
