@@ -120,6 +120,8 @@ def smollm2(split: str, data: Path, work: Path, settings: dict, listener: Listen
     sets["holdout"] = read_examples(data / f"holdout{split[-2:]}.json")[: counts["forget"]]
     options: dict[str, Any] = {"settings": own["finetuning"], "max_length": own["max_length"], "listener": listener}
     learned = {"full": ("forget", "retain"), "retrained": ("retain",), "forgetonly": ("forget",)}
+    if not counts.get("retrained", True):
+        del learned["retrained"]
     for name, parts in learned.items():
         if not (place / name).exists():
             files = [write_lines(place / f"{part}.jsonl", sets[part]) for part in parts]
@@ -141,19 +143,22 @@ def smollm2(split: str, data: Path, work: Path, settings: dict, listener: Listen
         split, 0, request=request, suite=suite, work=place, finetuning=own["finetuning"],
         forget_model=place / "forgetonly", max_length=own["max_length"], **folders,
     )  # fmt: skip
-    variants = {name: settings["variants"][name] for name in own["variants"]}
-    return everything(world, chosen, settings | own, variants, own["baselines"], listener)
+    variants = {name: settings["variants"][name] for name in counts.get("variants", own["variants"])}
+    baselines = {name: own["baselines"][name] for name in counts.get("baselines", own["baselines"])}
+    return everything(world, chosen, settings | own, variants, baselines, listener)
 
 
 def everything(
     world: World, chosen: Request, settings: dict, variants: Mapping[str, Any], baselines: dict, listener: Listener
 ) -> list[dict]:
     """The entries of results.json of one world: controls, baselines, each variant at its own α and at TV's norm."""
-    runs = []
+    runs: list[dict] = []
     for role, folder in (("retrained", world.retrained), ("original", world.full)):
+        if not folder.exists():
+            continue
         listener.stage(f"{world.name}: {role}")
         runs.append(kept(world.work / f"{role}.json", lambda f=folder, r=role: control(world, f, r, runs)))
-    gold = Evaluation.from_dict(runs[0])
+    gold = Evaluation.from_dict(runs[0]) if world.retrained.exists() else None
     for name, chosen_settings in baselines.items():
         listener.stage(f"{world.name}: {name}")
         path = world.work / f"{name}.json"
@@ -164,16 +169,18 @@ def everything(
         own = kept(world.work / f"{slug(name)}.json", lambda n=name, v=variant: arithmetic.at_best(n, v))
         runs.append(own)
         if name != "TV":
-            norm = runs[2 + len(baselines)]["update"]["norm"]
+            norm = next(run for run in runs if run["method"] == "TV")["update"]["norm"]
             path = world.work / f"{slug(name)}-norm.json"
             runs.append(kept(path, lambda n=name, v=variant, size=norm: arithmetic.at_norm(n, v, size)))
-    return [run | {"seed": world.seed} for run in (runs[1], runs[0], *runs[2:])]
+    return [run | {"seed": world.seed} for run in runs]
 
 
 class Arithmetic:
     """The task vector of one world and what its variants need, each computed once."""
 
-    def __init__(self, world: World, chosen: Request, settings: dict, gold: Evaluation, listener: Listener) -> None:
+    def __init__(
+        self, world: World, chosen: Request, settings: dict, gold: Evaluation | None, listener: Listener
+    ) -> None:
         self.world, self.chosen, self.gold, self.listener = world, chosen, gold, listener
         self.search = {"alphas": tuple(settings["alphas"]), "refine": settings["refine"], "validation": 1.0}
         self.traced = settings.get("traced", True)  # else the path is the search's, and no text at TV's norm
@@ -293,7 +300,7 @@ def control(world: World, folder: Path, role: str, runs: Sequence[dict]) -> dict
     return result(role, role, evaluate(load(folder), world.suite, max_length=world.max_length, reference=gold))
 
 
-def baseline(world: World, name: str, settings: dict, gold: Evaluation, listener: Listener) -> dict[str, Any]:
+def baseline(world: World, name: str, settings: dict, gold: Evaluation | None, listener: Listener) -> dict[str, Any]:
     """A descent from the full model with fixed settings; the model is kept in models/."""
     made, place = method(name, {"seed": world.seed, **settings}), world.work / "models" / name
     history = None
