@@ -42,9 +42,9 @@ def test_the_system_and_its_outcome_are_said() -> None:
     said = solve_of(made(one_round(10.0, 0.9, 0.5, 0.6))).said
     assert said == (
         "600 of 1,500 instances were taken out or changed by one linear system in 6,144 unknowns "
-        "(‖b‖\u00a0=\u00a00.40), by conjugate gradient on the Gauss–Newton matrix. 25\u00a0% of these instances were known by "
-        "heart; their gradients are near 0, and removing such an instance moves little. After 12 products the relative residual is 1e-3, and the "
-        "adapter has moved by 0.21 of its norm (L2)."
+        "(‖b‖\u00a0=\u00a00.40), by conjugate gradient on the Gauss–Newton matrix. 25\u00a0% of these instances were "
+        "known by heart; their gradients are near 0, and removing such an instance moves little. After 12 products the "
+        "relative residual is 1e-3, and the adapter has moved by 0.21 of its norm (L2)."
     )
     assert "with earlier requests 0.40." in solve_of(made(one_round(1.0, 0.5), moved_before=0.19)).said
     assert "After 2 rounds" in solve_of(made(one_round(1.0, 0.5), one_round(1.0, 0.4))).said

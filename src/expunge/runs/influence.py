@@ -46,9 +46,9 @@ def influence(
     """Predict, change nothing, write the JSON file `out` and return its content.
 
     For the request (forget, retain) and each probe z of the file `probes`, in nats a token: its loss l(z), the
-    first-order prediction ⟨∇l(z), Δ⟩ of how LLMEraser's Δ would change it, and the loss measured at Θ̂ + Δ. With `supports` = k, the k
-    training instances z_i whose removal would raise l(z) most, by (1/n) ⟨∇l(z_i), (H + λI)⁻¹∇l(z)⟩: what the answer
-    rests on. Removing one of negative value would lower l(z).
+    first-order prediction ⟨∇l(z), Δ⟩ of how LLMEraser's Δ would change it, and the loss's change measured at Θ̂ + Δ. With
+    `supports` = k, the k training instances z_i whose removal would raise l(z) most, by
+    (1/n) ⟨∇l(z_i), (H + λI)⁻¹∇l(z)⟩: what the answer rests on. Removing one of negative value would lower l(z).
 
     settings: fields of `LLMEraser`. Without `forget` only supports are found; the fine-tuning set is then `retain`, or
     settings' `train`, and λ is 10 × the mean eigenvalue unless settings give `damping` or a single factor.
