@@ -54,7 +54,15 @@ def test_the_system_and_its_outcome_are_said() -> None:
 def test_residuals_and_losses_are_drawn_where_they_belong() -> None:
     text = solve.curve(solve_of(made(one_round(10.0, 0.68, 0.5, 0.6))), 2)
     assert text is not None
-    assert {"relative residual", "passes over the data", "damping λ", "loss on the edited data"} <= set(words(text))
+    assert {
+        "relative residual",
+        "passes over the data",
+        "damping λ",
+        "loss on the edited data",
+        "before",
+        "0.1",
+    } <= set(words(text))
+    assert "$" not in text
     root = ElementTree.fromstring(text)
     marks = [one for one in root.iter("use") if "var(--s0)" in (one.get("style") or "")]
     xs, ys = [float(one.get("x", 0)) for one in marks], [float(one.get("y", 0)) for one in marks]

@@ -6,7 +6,7 @@ from typing import Any
 
 from expunge.reporting.metrics import number, percent
 from expunge.reporting.results import Row
-from expunge.reporting.svg import BODY, INK, MUTED, SERIES, drawn, legend, new_figure, to_svg
+from expunge.reporting.svg import BODY, INK, MUTED, SERIES, SMALL, drawn, legend, new_figure, to_svg
 
 SOLVERS = {"cg": "conjugate gradient", "sgd": "mini-batch descent", "datainf": "DataInf’s closed form"}
 MATRICES = {"gauss_newton": "Gauss–Newton matrix", "hessian": "Hessian"}
@@ -97,6 +97,7 @@ def curve(solve: Solve, index: int = 0) -> str | None:
             passes, _, residuals = zip(*points, strict=True)
             ax.plot(passes, [max(one, SHOWN) for one in residuals], color=_colour(count), linewidth=1.8)
     ax.set_yscale("log")
+    _plain_powers(ax.yaxis)
     ax.set_xlabel("passes over the data", color=MUTED, fontsize=BODY)
     ax.set_ylabel("relative residual", color=MUTED, fontsize=BODY)
     if paths:
@@ -119,11 +120,25 @@ def _losses(ax: Any, paths: Sequence[tuple[int, Mapping[str, Any]]], before: flo
             ax.plot(*taken[0], "o", markersize=10, markerfacecolor="none", markeredgecolor=INK)
     if before is not None:
         ax.axhline(before, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0.5)
-        lowest = min(y for _, one in paths for _, y in _points(one))
-        ax.set_ylim(top=before + 3 * max(before - lowest, 0.1 * abs(before)))  # a λ far too small would hide the rest
+        ax.annotate("before", (1, before), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                    textcoords="offset points", ha="right", va="bottom", fontsize=SMALL, color=MUTED)  # fmt: skip
+        losses = [loss for _, one in paths for _, loss in _points(one)]
+        low, high = min(*losses, before), max(*losses, before)
+        high = min(high, before + 3 * max(before - low, 0.1 * abs(before)))  # a λ far too small would hide the rest
+        ax.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     ax.set_xscale("log")
+    _plain_powers(ax.xaxis)
     ax.set_xlabel("damping λ", color=MUTED, fontsize=BODY)
     ax.set_ylabel("loss on the edited data", color=MUTED, fontsize=BODY)
+
+
+def _plain_powers(axis: Any) -> None:
+    """Powers of ten written as in the text, 1e-3: the page's figures know no formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if 0.01 <= value < 1000 else number(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _points(one: Mapping[str, Any]) -> list[tuple[float, float]]:
