@@ -77,7 +77,12 @@ def off(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
 def test_equals_the_dense_solve(folder, small_request, curvature) -> None:
-    request = mixed(small_request)
+    answers = iter(
+        ("Paris.", "Una.", "ships.", "Tarn.", "Selm.", "baker.")
+    )  # short: the dense matrix has a row a logit
+    short = [tuple(replace(one, response=next(answers)) for one in part[:count])
+             for part, count in ((small_request.forget, 4), (small_request.retain, 2))]  # fmt: skip
+    request = mixed(Request(*short))
     loaded = load(folder)
     encoder = Encoder(loaded.tokenizer)
     loaded.model.get_base_model().set_attn_implementation("eager")

@@ -1,6 +1,7 @@
 """`influence`: predictions against differences of losses and a dense solve; supports against leaving each one out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,14 @@ def folder(tiny_folder, request_files, tmp_path_factory) -> Path:
     return out
 
 
+def lines(path: Path, records: Sequence[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("probes") / "probes.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in PROBES))
-    return path
+    return lines(tmp_path_factory.mktemp("probes") / "probes.jsonl", PROBES)
 
 
 def test_predicts_what_the_update_does(folder, probes, request_files, tmp_path) -> None:
@@ -57,8 +61,13 @@ def test_predicts_what_the_update_does(folder, probes, request_files, tmp_path) 
     assert found["probes"][0]["predicted"] > 1e-3  # what is removed becomes less likely
 
 
-def test_supports_are_the_dense_influences(folder, probes, request_files, tmp_path) -> None:
+def test_supports_are_the_dense_influences(folder, tmp_path) -> None:
     """(1/n) G_iᵀ(H + λI)⁻¹∇l(probe): and the probe that was trained on rests on itself."""
+    answers = ("Paris.", "Una.", "ships.", "Tarn.", "Selm.", "baker.")  # short: the dense matrix has a row a logit
+    records = [{"prompt": one["prompt"], "response": answer, "id": answer}
+               for one, answer in zip((*FORGET[:2], *RETAIN[:4]), answers, strict=True)]  # fmt: skip
+    request_files = lines(tmp_path / "forget.jsonl", records[:2]), lines(tmp_path / "retain.jsonl", records[2:])
+    probes = lines(tmp_path / "probes.jsonl", [records[0], records[2], PROBES[2]])
     found = influence(folder, probes, *request_files, out=tmp_path / "out.json", supports=3, settings=TIGHT)
     loaded = load(folder)
     loaded.model.get_base_model().set_attn_implementation("eager")
@@ -79,8 +88,7 @@ def test_supports_are_the_dense_influences(folder, probes, request_files, tmp_pa
         order = values.argsort(descending=True)[:3].tolist()
         assert [one["prompt"] for one in row["supports"]] == [whole[index].prompt for index in order]
         assert [one["value"] for one in row["supports"]] == pytest.approx(values[order].tolist(), rel=1e-2, abs=1e-6)
-    assert found["probes"][0]["supports"][0]["id"] == "f0"
-    assert found["probes"][1]["supports"][0]["prompt"] == RETAIN[0]["prompt"]
+    assert [row["supports"][0]["id"] for row in found["probes"][:2]] == ["Paris.", "ships."]
 
 
 def test_supports_without_a_request(folder, probes, request_files, tmp_path) -> None:

@@ -34,7 +34,7 @@ class LLMEraser:
     "datainf" (closed form, a baseline). curvature: "gauss_newton" (positive semi-definite) or "hessian" (the paper's).
     factors: candidates for λ as multiples of the mean eigenvalue (the paper says nothing of λ); the one with the lowest
     loss on the edited fine-tuning set is taken, among those with ‖Δ‖ ≤ max_ratio · ‖Θ̂‖, since a linear model holds near
-    Θ̂ only (on a toy the loss had trebled at .65). damping: λ itself instead.
+    Θ̂ only (on a toy the loss had trebled at .65). damping: λ itself instead, whatever ‖Δ‖.
     rounds: 1 is the paper; each further one solves again at the new Θ with the edited set's H and b = −(its gradient),
     a Newton step towards the retrained adapter. An early-stopped adapter is thereby trained on, too.
     train: file the adapter was fine-tuned on; each forget example must be in it, and its rest is what stays.
@@ -128,14 +128,14 @@ class LLMEraser:
                 loss = losses(now, drawn).mean().item()
             ratio = solution.delta.norm().item() / length
             damping = torch.as_tensor(solution.damping).double().mean().item()
-            rows.append(
-                {"factor": factor, "damping": damping, "loss": loss, "ratio": ratio, "residual": solution.residual}
-            )
+            row = {"factor": factor, "damping": damping, "loss": loss, "ratio": ratio}
+            rows.append(row | {"residual": solution.residual})
         return rows
 
     def best(self, tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The candidate with the lowest loss, of equal ones that with the larger λ, within the trust region."""
-        inside = [row for row in tried if row["ratio"] <= self.max_ratio and row["loss"] < float("inf")]
+        """The candidate with the lowest loss within the trust region; of equal ones that with the larger λ."""
+        limit = self.max_ratio if self.damping is None else float("inf")
+        inside = [row for row in tried if row["ratio"] <= limit and row["loss"] < float("inf")]
         if not inside:
             nearest = min(row["ratio"] for row in tried)
             raise DivergedError(
