@@ -1,13 +1,12 @@
 """Choose the demo's settings: the same number of settings for every method, on seeds that are never reported.
 
-    python studies/demo/tune.py --seeds 100 101 --out tuning.json
+    python studies/demo/tune.py --seeds 100 101 --work work --out tuning.json
 
 A setting's score is how far it is from the goal: the larger of the distance of forget extraction strength to the retrained
 model's and of the share of model utility lost, averaged over the seeds. The lowest wins.
 """
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import torch
@@ -73,14 +72,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101])
     parser.add_argument("--methods", nargs="+", default=list(GRID))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--work", type=Path, required=True, help="folder for the models; those there are used again")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
     for seed in arguments.seeds:
-        with tempfile.TemporaryDirectory() as folder, printer(quiet=True) as listener:
-            place = Path(folder)
-            world = prepare(place, seed, listener, Clock())
+        with printer(quiet=True) as listener:
+            world = prepare(arguments.work / f"seed{seed}", seed, listener, Clock())
             gold, start = (world.evaluations[role].metrics for role in ("retrained", "original"))
             print(f"seed {seed} retrained {figures(gold, start, gold)}", flush=True)
             for name in arguments.methods:

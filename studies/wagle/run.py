@@ -21,13 +21,11 @@ from studies.common import finish, kept
 from expunge import config
 from expunge.cli.console import printer
 from expunge.data import Encoder
-from expunge.evaluation import Evaluation, evaluate
-from expunge.evaluation.suites import request_suite
+from expunge.evaluation import evaluate
 from expunge.files import write_json, write_text
 from expunge.methods import Context, method
-from expunge.models import Loaded, load, new_adapter
-from expunge.request import Request, read_examples
-from expunge.runs.demo import MAX_NEW_TOKENS, once, prepare
+from expunge.models import Loaded, new_adapter
+from expunge.runs.demo import prepare
 from expunge.runs.record import Clock, Listener, result
 
 HERE = Path(__file__).parent
@@ -56,34 +54,12 @@ def main() -> None:
 
 
 class World:
-    """One seed's models and data: made once by the demo, read again from its folder."""
+    """One seed's models and data, made by the demo or read again from their folder."""
 
     def __init__(self, work: Path, seed: int, listener: Listener) -> None:
-        self.seed, self.work, self.listener = seed, work / f"seed{seed}", listener
-        if not (self.work / "original").exists():
-            prepare(self.work, seed, listener, Clock())
-        sets = {
-            name: read_examples(self.work / "data" / f"{name}.jsonl")
-            for name in ("forget", "retain", "general", "holdout")
-        }
-        self.request = Request(sets["forget"], (*sets["retain"], *sets["general"]), sets["holdout"])
-        self.suite = request_suite(
-            Request(once(sets["forget"]), once(sets["retain"]), once(sets["holdout"])),
-            utility={"general": sets["general"]},
-            with_options=("general",),
-            max_new_tokens=MAX_NEW_TOKENS,
-        )
-        self.original = load(self.work / "original")
-        self.controls: dict[str, dict[str, Any]] = {}
-        for role in ("retrained", "original"):
-            self.controls[role] = kept(self.work / f"{role}.json", lambda r=role: self._control(r))
-
-    def _control(self, role: str) -> dict[str, Any]:
-        return result(role, role, evaluate(load(self.work / role), self.suite, reference=self.gold))
-
-    @property
-    def gold(self) -> Evaluation | None:
-        return Evaluation.from_dict(self.controls["retrained"]) if self.controls else None
+        self.made = prepare(work / f"seed{seed}", seed, listener, Clock())
+        self.seed, self.listener = seed, listener
+        self.controls = {role: result(role, role, found) for role, found in self.made.evaluations.items()}
 
     def run(self, family: str, base: Mapping[str, Any], kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The entry of results.json of one setting: a family, dense, by LoRA (r 8, α 32, on q and v) or under a mask."""
@@ -97,8 +73,9 @@ class World:
         elif kind != "dense":
             made["mask"] = {"name": kind, **own}
         chosen = method(family, made)
-        history = chosen(loaded, self.request, Context(Encoder(loaded.tokenizer), progress=self.listener.step))
-        found = evaluate(loaded, self.suite, reference=self.gold, progress=self.listener.batch)
+        history = chosen(loaded, self.made.request, Context(Encoder(loaded.tokenizer), progress=self.listener.step))
+        gold = self.made.evaluations["retrained"]
+        found = evaluate(loaded, self.made.suite, reference=gold, progress=self.listener.batch)
         return result(f"{family} {kind}", "unlearned", found, history=history, settings=config.to_dict(chosen))
 
 

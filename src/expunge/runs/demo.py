@@ -19,7 +19,7 @@ from expunge.evaluation.suites import Suite, request_suite
 from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.methods import METHODS as METHOD_TABLE
 from expunge.methods import Context, TaskVector, method
-from expunge.models import Loaded
+from expunge.models import Loaded, load
 from expunge.models.checkpoint import save_model
 from expunge.reporting import write_report
 from expunge.request import Example, Request
@@ -106,31 +106,38 @@ def demo(
 
 
 def prepare(folder: Path, seed: int, listener: Listener, clock: Clock) -> World:
-    """Make the data and train the base, the original and the retrained model of one seed. Raises as `demo` says."""
+    """Make the data and train the base, the original and the retrained model of one seed. Raises as `demo` says.
+
+    Models that lie in `folder` already are read instead of trained.
+    """
     data = FictionalPeople.make(seed)
     data.write(folder / "data")
-    listener.stage(f"seed {seed}: pre-training a base model on {len(data.pretrain)} questions about other people")
-    base = _base(folder / "base", data, seed)
-    _train(base, PRETRAINING, data.pretrain, seed, listener)
-    _save(base)
-    clock.lap("pretrain")
+    learned = {"base": data.pretrain, "retrained": (*data.retain, *data.general)}
+    learned["original"] = (*data.forget, *learned["retrained"])
     suite = request_suite(
         Request(once(data.forget), once(data.retain), once(data.holdout)),
         utility={"general": data.general},
         with_options=("general",),
         max_new_tokens=MAX_NEW_TOKENS,
     )
-    kept = (*data.retain, *data.general)
-    models, evaluations = {}, {}
-    for role, examples in (("retrained", kept), ("original", (*data.forget, *kept))):
-        listener.stage(f"seed {seed}: fine-tuning the {role} model on {len(examples)} questions")
-        models[role] = Loaded(copy.deepcopy(base.model), base.tokenizer, folder / role)
-        _train(models[role], FINETUNING, examples, seed, listener)
-        _save(models[role])
-        clock.lap("finetune")
-        reference = evaluations.get("retrained")
-        evaluations[role] = evaluate(models[role], suite, reference=reference, progress=listener.batch)
-        clock.lap("evaluate")
+    models: dict[str, Loaded] = {}
+    evaluations: dict[str, Evaluation] = {}
+    for role, examples in learned.items():
+        place = folder / role
+        if place.is_dir():
+            models[role] = load(place, device="cpu")
+        else:
+            doing = "pre-training" if role == "base" else "fine-tuning"
+            listener.stage(f"seed {seed}: {doing} the {role} model on {len(examples)} questions")
+            start = models.get("base") or _untrained(place, data, seed)
+            models[role] = Loaded(copy.deepcopy(start.model), start.tokenizer, place)
+            _train(models[role], PRETRAINING if role == "base" else FINETUNING, examples, seed, listener)
+            _save(models[role])
+        clock.lap("pretrain" if role == "base" else "finetune")
+        if role != "base":
+            gold = evaluations.get("retrained")
+            evaluations[role] = evaluate(models[role], suite, reference=gold, progress=listener.batch)
+            clock.lap("evaluate")
     _check(evaluations)
     order = {role: evaluations[role] for role in ("original", "retrained")}
     return World(seed, data, models["original"], models["retrained"], suite, order)
@@ -166,7 +173,7 @@ def _keep_patch(loaded: Loaded, name: str, settings: Mapping[str, Any], folder: 
     shutil.rmtree(model)
 
 
-def _base(folder: Path, data: FictionalPeople, seed: int) -> Loaded:
+def _untrained(folder: Path, data: FictionalPeople, seed: int) -> Loaded:
     """A tokenizer trained on what the base model will read, and a model with random weights."""
     tokenizer = build_tokenizer(plain_texts(data.pretrain))
     torch.manual_seed(seed)
