@@ -251,17 +251,20 @@ class Stream:
         """Write one piece; returns its ‖α·w⊙(plus − minus)‖² and whether any bit of it changed."""
         edit, scratch = piece.edit, self._scratch
         old = scratch.read(0, edit.base, piece.begin, piece.end, files)  # (n,), as stored
-        new = piece.bytes.view(old.dtype).copy_(old)
-        square, changed = 0.0, False
+        new = piece.bytes.view(old.dtype)
+        square = 0.0
         if edit.base.dtype in FLOATS:
             total = scratch.widen(0, old, edit.wide)
             change = self._change(piece, files)
             square = 0.0 if change is None else _square(change)
-            if change is not None and square != 0:  # zeros keep the base's bits: −0 + 0 would be 0
-                new.copy_(total.add_(change, alpha=self.scale))
-                changed = not torch.equal(_bits(new), _bits(old))
+            if change is not None and square != 0:
+                total.add_(change, alpha=self.scale)
+            new.copy_(total if square != 0 else old)  # where nothing changes, the bits stay: −0 + 0 would be 0
             if not math.isfinite(square) or not _sound(total, new):
                 raise _fault(edit, piece.begin, piece.end, self.scale)
+        else:
+            new.copy_(old)
+        changed = square != 0 and not torch.equal(_bits(new), _bits(old))
         write(handle, piece.bytes.numpy().data, edit.base.start + piece.begin * _width(edit.base))
         return self.scale**2 * square, changed
 
