@@ -63,10 +63,8 @@ class World:
 
     def run(self, family: str, base: Mapping[str, Any], kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The entry of results.json of one setting: a family, dense, by LoRA (r 8, α 32, on q and v) or under a mask."""
-        own, loaded = (
-            dict(settings),
-            Loaded(copy.deepcopy(self.original.model), self.original.tokenizer, self.original.folder),
-        )
+        own, start = dict(settings), self.made.original
+        loaded = Loaded(copy.deepcopy(start.model), start.tokenizer, start.folder)
         made: dict[str, Any] = {**base, "seed": self.seed, "lr": base["lr"] * own.pop("lr", 1)}
         if kind == "lora":
             loaded = new_adapter(loaded, 8, alpha=32, targets=("q_proj", "v_proj"), seed=self.seed)
