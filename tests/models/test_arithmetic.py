@@ -417,13 +417,15 @@ def test_a_full_disk_is_seen_before_and_during(
             edit(base, plus=plus, minus=minus, scale=1, out=out)
     calls = []
 
-    def full(handle: int, view: memoryview, start: int) -> None:
-        calls.append(start)
+    real = disk.Target.write
+
+    def full(*arguments: object) -> None:
+        calls.append(arguments)
         if len(calls) > 100:
             raise OSError(errno.ENOSPC, "No space left on device")
-        disk.write(handle, view, start)
+        real(*arguments)
 
-    monkeypatch.setattr(arithmetic, "write", full)
+    monkeypatch.setattr(disk.Target, "write", full)
     with pytest.raises(OutputError, match="the disk is full"):
         edit(base, plus=plus, minus=minus, scale=1, out=out)
     assert list(tmp_path.iterdir()) == []
@@ -457,7 +459,7 @@ def kill_at(owner: object, name: str, call: int) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (arithmetic, "write", (1, 40, 90)),
+        (disk.Target, "write", (1, 40, 90)),
         (resumable, "write_json", (1, 3)),
         (resumable, "sync", (2, 6)),
         (resumable, "_swap", (1,)),
@@ -591,6 +593,46 @@ def test_reads_give_the_files_bytes_cached_or_not(tmp_path: Path, direct: bool) 
     os.close(handle)
     if past is not None:
         os.close(past)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_writes_land_where_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
+    if not direct:
+        monkeypatch.delattr(os, "O_DIRECT", raising=False)
+    block, content = disk.BLOCK, os.urandom(5 * disk.BLOCK + 77)
+    with disk.created(tmp_path / "file", len(content)) as target:
+        if direct and target.direct is None:
+            pytest.skip("no direct writes on this file system")
+        room = disk.mmap(-1, len(content) + 2 * block)
+        for start, end in [(2 * block, 4 * block), (0, 8), (8, 2 * block), (4 * block, 4 * block + 5)]:
+            room[start % block : start % block + end - start] = content[start:end]
+            target.write(memoryview(room), start % block, end - start, start)
+        start = 4 * block + 5  # not at the same place of a block in memory
+        room[: len(content) - start] = content[start:]
+        target.write(memoryview(room), 0, len(content) - start, start)
+    assert (tmp_path / "file").read_bytes() == content
+
+
+@pytest.mark.parametrize("piece", [7, 5000, 1 << 14, 1 << 18])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, dtype: torch.dtype) -> None:
+    """Large enough that most bytes are read and written past the page cache, the edges of tensors through it."""
+    monkeypatch.setattr(arithmetic, "PIECE", piece)
+    sizes = (1, 9000, 30011, 3, 40000) if piece > 7 else (1, 50, 3)
+    states = []
+    for seed, name in enumerate("bpm"):
+        torch.manual_seed(seed)
+        states.append({f"t{size}": torch.randn(size).to(dtype) for size in sizes})
+        write(tmp_path / name, states[-1])
+        handle = os.open(tmp_path / name / WEIGHTS, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+    done = edit(tmp_path / "b", plus=tmp_path / "p", minus=tmp_path / "m", scale=0.25, out=tmp_path / "out")
+    result = read(tmp_path / "out")
+    for name, b, p, m in ((name, *(state[name].double() for state in states)) for name in states[0]):
+        torch.testing.assert_close(result[name], (b + 0.25 * (p - m)).to(dtype), rtol=WIDTHS[dtype], atol=1e-6)
+    assert done.checksums == shards(tmp_path / "out")
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ fp64) and rounded once, to the base's dtype.
 import hashlib
 import math
 import mmap
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from expunge.errors import ModelError
 from expunge.models.checkpoint import DTYPES, Stored, head
-from expunge.models.disk import BLOCK, Source, early, opened, write
+from expunge.models.disk import BLOCK, Source, Target, created, early, opened
 
 PIECE = 1 << 18  # entries: the numbers of one piece stay in the cache from the first operation to the last
 WORKERS = 4  # more than two cores need, so that some read while others compute; hashing keeps up with no more
@@ -145,7 +144,7 @@ class _Scratch(threading.local):
     """One worker's buffers: two for bytes as they are stored, three for wide numbers."""
 
     def __init__(self) -> None:
-        self.raw = [mmap.mmap(-1, PIECE * 8 + 2 * BLOCK) for _ in range(2)]  # begin at a page, as direct reads demand
+        self.raw = [_room() for _ in range(2)]
         self.wide = [torch.empty(PIECE * 8, dtype=torch.uint8) for _ in range(3)]
 
     def read(self, slot: int, item: Stored, begin: int, end: int, files: Mapping[Path, Source]) -> Tensor:
@@ -164,11 +163,26 @@ class _Piece:
     begin: int
     end: int
     products: Mapping[Product, Values]
-    out: Tensor  # PIECE · 8 bytes
+    out: mmap.mmap  # PIECE · 8 bytes and two blocks
 
     @property
-    def bytes(self) -> Tensor:
-        return self.out[: (self.end - self.begin) * _width(self.edit.base)]
+    def start(self) -> int:
+        """Where the piece begins in the file."""
+        return self.edit.base.start + self.begin * _width(self.edit.base)
+
+    @property
+    def first(self) -> int:
+        """Where it begins in `out`: at the same place of a block, as a direct write demands."""
+        return self.start % BLOCK if self.start % _width(self.edit.base) == 0 else 0
+
+    @property
+    def size(self) -> int:
+        return (self.end - self.begin) * _width(self.edit.base)
+
+    @property
+    def numbers(self) -> Tensor:
+        dtype = DTYPES[self.edit.base.dtype]
+        return torch.frombuffer(self.out, dtype=dtype, count=self.end - self.begin, offset=self.first)
 
     @property
     def moved(self) -> int:
@@ -183,7 +197,7 @@ class Stream:
         self.scale, self.progress = scale, progress or (lambda _: None)
         self.workers = workers or WORKERS
         self._scratch = _Scratch()
-        self._free = deque(torch.empty(PIECE * 8, dtype=torch.uint8) for _ in range(2 * self.workers))
+        self._free = deque(_room() for _ in range(2 * self.workers))
 
     def __enter__(self) -> "Stream":
         self._threads = torch.get_num_threads()
@@ -211,7 +225,7 @@ class Stream:
             nonlocal square
             piece, future = waiting[0]
             found, differs = future.result()
-            digest.update(piece.bytes.numpy().data)
+            digest.update(memoryview(piece.out)[piece.first : piece.first + piece.size])
             self.progress(piece.moved)
             square += found
             if differs:
@@ -221,13 +235,13 @@ class Stream:
 
         with ExitStack() as stack:
             files = {path: stack.enter_context(opened(path)) for path in sorted(_files(edits))}
-            handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            stack.callback(os.close, handle)
+            size = len(beginning) + sum(edit.base.size for edit in edits)
+            file = stack.enter_context(created(target, size))
             # No file may be closed while a worker still uses it, or another's would take its number.
             stack.callback(self._finish, waiting)
-            write(handle, memoryview(beginning), 0)
+            file.write(memoryview(beginning), 0, len(beginning), 0)
             for piece in self._pieces(edits):
-                waiting.append((piece, self._pool.submit(self._compute, piece, files, handle)))
+                waiting.append((piece, self._pool.submit(self._compute, piece, files, file)))
                 if not self._free:
                     settle()
             while waiting:
@@ -244,14 +258,19 @@ class Stream:
     def _pieces(self, edits: Sequence[Edit]) -> Iterator[_Piece]:
         for edit in edits:
             products = {term: _product(term) for term in edit.terms if isinstance(term, Product)}
-            for begin in range(0, edit.entries, PIECE):
-                yield _Piece(edit, begin, min(begin + PIECE, edit.entries), products, self._free.popleft())
+            begin = 0
+            while begin < edit.entries:
+                # After the first, pieces begin at a block of the file.
+                over = (edit.base.start // _width(edit.base) + begin) % (BLOCK // _width(edit.base))
+                end = min(begin + PIECE - (over if over < PIECE // 2 else 0), edit.entries)
+                yield _Piece(edit, begin, end, products, self._free.popleft())
+                begin = end
 
-    def _compute(self, piece: _Piece, files: Mapping[Path, Source], handle: int) -> tuple[float, bool]:
+    def _compute(self, piece: _Piece, files: Mapping[Path, Source], file: Target) -> tuple[float, bool]:
         """Write one piece; returns its ‖α·w⊙(plus − minus)‖² and whether any bit of it changed."""
         edit, scratch = piece.edit, self._scratch
         old = scratch.read(0, edit.base, piece.begin, piece.end, files)  # (n,), as stored
-        new = piece.bytes.view(old.dtype)
+        new = piece.numbers
         square = 0.0
         if edit.base.dtype in FLOATS:
             total = scratch.widen(0, old, edit.wide)
@@ -265,7 +284,7 @@ class Stream:
         else:
             new.copy_(old)
         changed = square != 0 and not torch.equal(_bits(new), _bits(old))
-        write(handle, piece.bytes.numpy().data, edit.base.start + piece.begin * _width(edit.base))
+        file.write(memoryview(piece.out), piece.first, piece.size, piece.start)
         return self.scale**2 * square, changed
 
     def _change(self, piece: _Piece, files: Mapping[Path, Source]) -> Tensor | None:
@@ -326,6 +345,11 @@ def _unravel(place: int, shape: Sequence[int]) -> list[int]:
         place, index = divmod(place, size)
         found.append(index)
     return found[::-1]
+
+
+def _room() -> mmap.mmap:
+    """Memory for the bytes of a piece that begins at a page, as direct reads and writes demand."""
+    return mmap.mmap(-1, PIECE * 8 + 2 * BLOCK)
 
 
 def _bits(numbers: Tensor) -> Tensor:

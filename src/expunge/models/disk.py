@@ -2,19 +2,21 @@
 
 A file the page cache holds is copied from there. Any other is read past the cache, straight into the reader's buffer,
 where the file system allows it: that costs a fraction of the processor's time, and a model larger than memory does not
-push everything else out of the cache.
+push everything else out of the cache. What is written goes past the cache too, except for the few bytes around the
+edges of blocks.
 """
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from mmap import mmap
+from mmap import PAGESIZE, mmap
 from pathlib import Path
 
 from expunge.errors import ModelError
 
-BLOCK = 4096  # bytes; a direct read begins and ends at a multiple
+BLOCK = max(4096, PAGESIZE)  # bytes; direct reads and writes begin and end at a multiple, in the file and in memory
 LOOKS = 16
 
 
@@ -91,7 +93,54 @@ def early(file: Path) -> ModelError:
     return ModelError(f"{file} ends early: it is damaged or is being written.")
 
 
-def write(handle: int, view: memoryview, start: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(handle, view[done:], start + done)
+@dataclass(frozen=True)
+class Target:
+    """A file open for writing; `direct` as in Source."""
+
+    handle: int
+    direct: int | None
+
+    def write(self, view: memoryview, first: int, size: int, start: int) -> None:
+        """Put bytes first..first + size of `view`, which begins at a block, at `start` in the file."""
+        end = start + size
+        low, high = -(-start // BLOCK) * BLOCK, end // BLOCK * BLOCK
+        if self.direct is not None and low < high and first % BLOCK == start % BLOCK:
+            shift = first - start
+            self._write(view[first : low + shift], start)
+            low += self._write_direct(view[low + shift : high + shift], low)
+            self._write(view[low + shift : first + size], low)
+        else:
+            self._write(view[first : first + size], start)
+
+    def _write_direct(self, view: memoryview, start: int) -> int:
+        """Returns how much was written: nothing where the file system wants another alignment."""
+        assert self.direct is not None
+        try:
+            return os.pwrite(self.direct, view, start)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return 0
+
+    def _write(self, view: memoryview, start: int) -> None:
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self.handle, view[done:], start + done)
+
+
+@contextmanager
+def created(path: Path, size: int) -> Iterator[Target]:
+    """A new file of `size` bytes, for which the disk sets aside the room at once. Raises OSError if it has none."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    direct = None
+    try:
+        if hasattr(os, "O_DIRECT"):
+            with suppress(OSError):  # no such thing on this file system
+                direct = os.open(path, os.O_WRONLY | os.O_DIRECT)
+        if direct is not None and size:
+            os.posix_fallocate(handle, 0, size)
+        yield Target(handle, direct)
+    finally:
+        os.close(handle)
+        if direct is not None:
+            os.close(direct)
