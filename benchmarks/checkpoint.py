@@ -129,10 +129,10 @@ def measure(arguments: argparse.Namespace, place: Path) -> dict[str, Any]:
     held = stored(place / "base")
     size, largest = sum(item.size for item in held.values()), max(item.size for item in held.values())
     tasks = commands(arguments, place)
-    turns = [
-        {way: {name: timed(task, place, way) for name, task in tasks.items()} for way in ("cold", "warm")}
-        for _ in range(arguments.turns)
-    ]
+    turns = []
+    for number in range(arguments.turns):
+        names = [*tasks][number % len(tasks) :] + [*tasks][: number % len(tasks)]  # none is always the first
+        turns.append({way: {name: timed(tasks[name], place, way) for name in names} for way in ("cold", "warm")})
     runs = [turn[way] for turn in turns for way in turn]
     result: dict[str, Any] = {
         "benchmark": "checkpoint",
