@@ -24,7 +24,8 @@ def test_composition_of_any_loss_direction_and_rate() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_settings_survive_the_way_to_yaml_and_back(name) -> None:
-    made = method(name, {"lr": 3e-4, "steps": 7})
+    made = method(name, {"seed": 3, "batch_size": 7})
+    assert (made.seed, made.batch_size) == (3, 7)
     assert config.build(type(made), config.to_dict(made)) == made
 
 

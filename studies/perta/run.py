@@ -127,7 +127,7 @@ def smollm2(split: str, data: Path, work: Path, settings: dict, listener: Listen
             files = [write_lines(place / f"{part}.jsonl", sets[part]) for part in parts]
             finetune(work / "base", files, out=place / name, **options)
     request = Request(sets["forget"], sets["retain"], sets["holdout"])
-    chosen = choosing(request, 0, own["choose"])
+    chosen = choosing(request, 0, counts.get("choose", own["choose"]))
     whole = make_suite("tofu", data=data, split=split, max_new_tokens=own["max_new_tokens"])
     seen = {name: {example.key for example in sets[name]} for name in ("forget", "retain")}
     parts = {
@@ -135,8 +135,8 @@ def smollm2(split: str, data: Path, work: Path, settings: dict, listener: Listen
         for name, rows in whole.sets.items()
     }
     rest = {name: without(rows, chosen) if name in seen else tuple(rows) for name, rows in parts.items()}
-    limit = own["evaluate_limit"]
-    limits = {"forget": 50, "holdout": 50}
+    limit = counts.get("evaluate", own["evaluate_limit"])
+    limits = {"forget": 2 * limit, "holdout": 2 * limit}
     suite = replace(whole, sets={name: subsample(rows, limits.get(name, limit)) for name, rows in rest.items()})
     folders = {"base": work / "base", "full": place / "full", "retrained": place / "retrained"}
     world = World(
