@@ -1,13 +1,15 @@
-"""One greedy generation pass all metrics of generated text read: batched, and no row waits for a longer one."""
+"""One generation pass all metrics of generated text read, greedy or sampled: batched, no row waits for a longer one."""
 
+import hashlib
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,17 +46,10 @@ def generate(
 
     Raises ConfigurationError for an empty prompt, one longer than the model's positions, or max_new_tokens below 1.
     """
-    if max_new_tokens < 1:
-        raise ConfigurationError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
     begun: dict[tuple[int, ...], Sequence[int]] = {}
     for prompt, tokens in zip(prompts, known or [()] * len(prompts), strict=True):
         begun[tuple(prompt)] = max(tokens, begun.get(tuple(prompt), ()), key=len)
-    limit = loaded.positions
-    for prompt in begun:
-        if not 0 < len(prompt) <= (limit or len(prompt)):
-            raise ConfigurationError(
-                f"A prompt has {len(prompt)} tokens; the model takes 1 to {limit or 'any number'}."
-            )
+    _check(loaded, begun, max_new_tokens)
 
     def tell(done: int) -> None:
         if progress is not None:
@@ -65,11 +60,104 @@ def generate(
             loaded, [list(ids) for ids in begun], max_new_tokens, known=list(begun.values()),
             batch_size=_rows_at_once(loaded, batch_size, max(map(len, begun), default=0) + max_new_tokens), told=tell,
         )  # fmt: skip
-    texts = {
-        prompt: str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-        for prompt, tokens in zip(begun, new, strict=True)
-    }
+    texts = {prompt: _text(loaded, tokens) for prompt, tokens in zip(begun, new, strict=True)}
     return [texts[tuple(prompt)] for prompt in prompts]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: from softmax(logits / temperature), cut to the likeliest that together have p ≥ top_p."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigurationError(f"temperature must be above 0, got {self.temperature}. Greedy decoding has none.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigurationError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+
+    def uniform(self, prompt: Sequence[int], number: int, count: int) -> np.ndarray:
+        """The `count` numbers in [0, 1) that choose the tokens of a prompt's sample `number`: [count].
+
+        They depend on the seed, the prompt and the number alone: no other row, no batch, no order has a say.
+        """
+        told = f"{self.seed} {number} {list(prompt)}".encode()
+        key = int.from_bytes(hashlib.blake2b(told, digest_size=16).digest(), "little")
+        return np.random.Generator(np.random.Philox(key=key)).random(count)
+
+    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """By inverting the distribution function: the first token whose cumulative p exceeds u. [B, V], [B] → [B]."""
+        p = (logits.double() / self.temperature).softmax(-1)  # [B, V]
+        if self.top_p < 1:
+            largest, order = p.sort(-1, descending=True)
+            cut = largest.cumsum(-1) - largest >= self.top_p
+            p = p.scatter(-1, order, largest.masked_fill(cut, 0.0))
+        cumulative = p.cumsum(-1)
+        u = uniform.to(cumulative).unsqueeze(1) * cumulative[:, -1:]  # [B, 1]
+        return torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
+
+
+def sample(
+    loaded: Loaded,
+    prompts: Sequence[list[int]],
+    count: int,
+    *,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 200,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[list[str]]:
+    """`count` sampled continuations of each prompt, as text; continuations end as in `generate`.
+
+    Each has random numbers of its own (see `Sampling.uniform`): neither `batch_size` nor the order of the prompts changes
+    one, but where a number falls on the border of two tokens within the rounding of the model's own arithmetic. A
+    smaller `count` gives the first samples of a larger one. A prompt is read once for the samples begun together.
+
+    Raises ConfigurationError as `generate` does, and for a count below 1.
+    """
+    if count < 1:
+        raise ConfigurationError(f"The number of samples must be at least 1, got {count}.")
+    sampling = sampling or Sampling()
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    _check(loaded, distinct, max_new_tokens)
+    total = len(distinct) * count
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress("sample", done, total)
+
+    rows = []
+    for prompt in distinct:
+        room = _room(loaded, len(prompt), max_new_tokens)
+        rows += [_Row(list(prompt), [], room, sampling.uniform(prompt, number, room)) for number in range(count)]
+    with evaluating(loaded.model), torch.inference_mode():
+        most = _rows_at_once(loaded, batch_size, max(map(len, distinct), default=0) + max_new_tokens)
+        _decode(loaded, rows, most, tell, sampling)
+    texts = [_text(loaded, row.new) for row in rows]
+    found = {prompt: texts[place * count : (place + 1) * count] for place, prompt in enumerate(distinct)}
+    return [found[tuple(prompt)] for prompt in prompts]
+
+
+def _check(loaded: Loaded, prompts: Iterable[Sequence[int]], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise ConfigurationError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+    limit = loaded.positions
+    for prompt in prompts:
+        if not 0 < len(prompt) <= (limit or len(prompt)):
+            raise ConfigurationError(
+                f"A prompt has {len(prompt)} tokens; the model takes 1 to {limit or 'any number'}."
+            )
+
+
+def _text(loaded: Loaded, tokens: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
+def _room(loaded: Loaded, length: int, max_new_tokens: int) -> int:
+    """How many tokens may follow a prompt of `length`: the last of them needs no position."""
+    return min(max_new_tokens, loaded.positions - length + 1) if loaded.positions else max_new_tokens
 
 
 def _rows_at_once(loaded: Loaded, batch_size: int, length: int) -> int:
@@ -89,11 +177,12 @@ def _rows_at_once(loaded: Loaded, batch_size: int, length: int) -> int:
 
 @dataclass
 class _Row:
-    """A prompt, the tokens generated so far, and how many there may be."""
+    """A prompt, the tokens generated so far, how many there may be, and what chooses each (None: the likeliest)."""
 
     prompt: list[int]
     new: list[int]
     room: int
+    uniform: np.ndarray | None = None
 
     @property
     def ids(self) -> list[int]:
@@ -127,52 +216,79 @@ def greedy(
     leave, and once half have left, waiting ones take their places (where the cache keeps every token: a sliding
     window's has to run empty first). told: called with the number of finished rows.
     """
-    limit = loaded.positions
     stop = end_tokens(loaded)
     rows = []
     for prompt, tokens in zip(prompts, known or [()] * len(prompts), strict=True):
-        room = min(max_new_tokens, limit - len(prompt) + 1) if limit else max_new_tokens
+        room = _room(loaded, len(prompt), max_new_tokens)
         new = list(takewhile(lambda token: token not in stop, tokens))
         ended = len(new) < len(tokens)
         rows.append(_Row(prompt, new[:room], min(room, len(new)) if ended else room))
+    _decode(loaded, rows, batch_size or len(rows), told)
+    return [row.new for row in rows]
+
+
+def _decode(
+    loaded: Loaded,
+    rows: list[_Row],
+    most: int,
+    told: Callable[[int], None] | None,
+    sampling: Sampling | None = None,
+) -> None:
+    """Let every row grow to its end, at most `most` at a time."""
+    stop = end_tokens(loaded)
     waiting = deque(sorted((row for row in rows if len(row.new) < row.room), key=lambda row: -len(row.ids)))
-    most = batch_size or len(rows)
     flock: _Flock | None = None
     with _last_position_only(loaded.model):
         while waiting or flock is not None:
             if flock is None or (waiting and len(flock.rows) <= most // 2 and _joins(flock.cache)):
                 free = most - (len(flock.rows) if flock else 0)
-                fresh = _begin(loaded, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+                fresh = _begin(loaded, [waiting.popleft() for _ in range(min(free, len(waiting)))], sampling)
                 fresh = _harvest(fresh, stop)
                 flock = _join(flock, fresh) if flock and fresh else flock or fresh
             else:
-                flock = _harvest(_step(loaded.model, flock), stop)
+                flock = _harvest(_step(loaded.model, flock, sampling), stop)
             if told is not None:
                 told(len(rows) - len(waiting) - (len(flock.rows) if flock else 0))
-    return [row.new for row in rows]
 
 
-def _begin(loaded: Loaded, rows: list[_Row]) -> _Flock:
-    """One forward pass over the rows' tokens, left-padded to one length."""
+def _begin(loaded: Loaded, rows: list[_Row], sampling: Sampling | None) -> _Flock:
+    """One forward pass over the rows' distinct tokens, left-padded to one length."""
     device = next(loaded.model.parameters()).device
-    length = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[loaded.pad] * (length - len(row.ids)) + row.ids for row in rows], device=device)  # [B, T]
-    mask = torch.tensor([[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows], device=device)
-    return _forward(loaded.model, rows, ids, mask, None)
+    place: dict[tuple[int, ...], int] = {}
+    of = [place.setdefault(tuple(row.ids), len(place)) for row in rows]
+    length = max(map(len, place))
+    ids = torch.tensor([[loaded.pad] * (length - len(one)) + list(one) for one in place], device=device)  # [D, T]
+    mask = torch.tensor([[0] * (length - len(one)) + [1] * len(one) for one in place], device=device)
+    logits, cache = _forward(loaded.model, ids, mask, None)
+    if len(place) < len(rows):
+        each = torch.tensor(of, device=device)  # [B] the pass's row of each row
+        cache.batch_select_indices(each)
+        logits, mask = logits[each], mask[each]
+    return _Flock(rows, cache, mask, _chosen(logits, rows, sampling))
 
 
-def _step(model: nn.Module, flock: _Flock) -> _Flock:
+def _step(model: nn.Module, flock: _Flock, sampling: Sampling | None) -> _Flock:
     """One forward pass over each row's last token."""
     mask = F.pad(flock.mask, (0, 1), value=1)
-    return _forward(model, flock.rows, flock.token.unsqueeze(1), mask, flock.cache)
+    logits, cache = _forward(model, flock.token.unsqueeze(1), mask, flock.cache)
+    return _Flock(flock.rows, cache, mask, _chosen(logits, flock.rows, sampling))
 
 
-def _forward(model: nn.Module, rows: list[_Row], ids: Tensor, mask: Tensor, cache: Any) -> _Flock:
+def _forward(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """The logits of each row's next token, [B, V] in fp32, and the cache."""
     extra = {}
     if "position_ids" in inspect.signature(_inner(model).forward).parameters:
         extra["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
     out = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-    return _Flock(rows, out.past_key_values, mask, out.logits[:, -1].float().argmax(-1))
+    return out.logits[:, -1].float(), out.past_key_values
+
+
+def _chosen(logits: Tensor, rows: list[_Row], sampling: Sampling | None) -> Tensor:
+    """Each row's next token: [B]."""
+    if sampling is None:
+        return logits.argmax(-1)
+    uniform = [0.0 if row.uniform is None else float(row.uniform[len(row.new)]) for row in rows]
+    return sampling.choose(logits, torch.tensor(uniform, dtype=torch.float64, device=logits.device))
 
 
 def _harvest(flock: _Flock, stop: set[int]) -> _Flock | None:
