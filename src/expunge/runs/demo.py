@@ -90,7 +90,8 @@ def demo(
         for seed in seeds:
             place = folder if len(seeds) == 1 else folder / f"seed{seed}"
             world = prepare(place, seed, listener, clock)
-            runs += [result(role, role, found) | {"seed": seed} for role, found in world.evaluations.items()]
+            controls = world.evaluations
+            runs += [result(role, role, found, controls=controls) | {"seed": seed} for role, found in controls.items()]
             for name, settings in chosen.items():
                 loaded, run = unlearned(world, name, settings, listener, clock)
                 runs.append(run)
@@ -164,8 +165,8 @@ def unlearned(
     seconds = clock.lap("unlearn")
     evaluation = evaluate(loaded, world.suite, reference=world.evaluations["retrained"], progress=listener.batch)
     clock.lap("evaluate")
-    settings = config.to_dict(chosen)
-    return loaded, result(name, "unlearned", evaluation, history=history, settings=settings, seconds=seconds)
+    told: dict[str, Any] = {"history": history, "settings": config.to_dict(chosen), "seconds": seconds}
+    return loaded, result(name, "unlearned", evaluation, controls=world.evaluations, **told)
 
 
 def _keep_patch(loaded: Loaded, name: str, settings: Mapping[str, Any], folder: Path) -> None:

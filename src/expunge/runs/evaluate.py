@@ -11,7 +11,7 @@ from expunge.files import refuse_existing, write_json
 from expunge.models import load
 from expunge.reporting import write_report
 from expunge.request import Request
-from expunge.runs.record import Listener, read_evaluation, result, results_of
+from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
 
 SUITES = ("request", "tofu", "wmdp", "mmlu", "recommendation", "sequential", "choice")
@@ -98,14 +98,18 @@ def evaluate_model(
     refuse_existing(out, overwrite=overwrite)
     roles = {"retrained": reference, "original": original, "unlearned": model}
     found: dict[str, Evaluation] = {}
+    folders: dict[str, Path] = {}
     for role, folder in roles.items():
         if folder is None:
             continue
+        if role == "unlearned":
+            warn_early(listener, found)
         if role == "retrained" and (known := read_evaluation(folder)):
             found[role] = known
             continue
         listener.stage(f"evaluating the {role} model")
         loaded = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        folders[role] = loaded.folder
         found[role] = evaluate(
             loaded,
             suite,
@@ -115,13 +119,16 @@ def evaluate_model(
             generate=generate,
             progress=listener.batch,
         )
+    made = hashes(folders, found)
+    weights = made["models"]
+    same = weights["unlearned"] == weights["original"] if {"unlearned", "original"} <= weights.keys() else None
     runs = [
-        result(method if role == "unlearned" else role, role, found[role])
+        result(method if role == "unlearned" else role, role, found[role], controls=found, same_weights=same)
         for role in ("original", "retrained", "unlearned")
         if role in found
     ]
     models = {role: str(folder) for role, folder in roles.items() if folder is not None}
-    results = results_of(f"Evaluation on {suite.name}", suite.name, runs, models=models)
+    results = results_of(f"Evaluation on {suite.name}", suite.name, runs, models=models, hashes=made)
     write_json(out, results)
     if report:
         write_report(results, out.with_suffix(".html"))

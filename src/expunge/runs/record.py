@@ -1,6 +1,7 @@
 """What a run says of itself: `run.json`, the entries of `results.json`, and whom it tells while it works."""
 
 import hashlib
+import json
 import platform
 import resource
 import shutil
@@ -17,10 +18,14 @@ import torch
 
 import expunge
 from expunge.evaluation import Evaluation
+from expunge.evaluation.comparison import paired
+from expunge.evaluation.detectors import findings, never_memorised
 from expunge.models import Loaded
 from expunge.models.checkpoint import fingerprint
 from expunge.reporting import read_results
 from expunge.training import History
+
+CONTROLS = ("original", "retrained")
 
 
 class Listener:
@@ -101,13 +106,24 @@ def result(
     role: str,
     evaluation: Evaluation,
     *,
+    controls: Mapping[str, Evaluation] | None = None,
     history: History | None = None,
     settings: Mapping[str, Any] | None = None,
     seconds: float | None = None,
+    same_weights: bool | None = None,
 ) -> dict[str, Any]:
-    """One entry of `results.json`'s runs; `role` is "original", "retrained" or "unlearned"."""
+    """One entry of `results.json`'s runs; `role` is "original", "retrained" or "unlearned".
+
+    controls: the evaluations to compare it with, by role; those of other roles than "original" and "retrained", and its
+    own, are left out. same_weights: whether its weights are the original's, where known.
+    """
     found = evaluation.to_dict()
     run = {"method": method, "model": role, "metrics": found["metrics"], "intervals": found["intervals"]}
+    others = {name: one for name, one in (controls or {}).items() if name in CONTROLS and name != role}
+    against = {name: paired(evaluation, other) for name, other in others.items()}
+    run["against"] = {name: [each.to_dict() for each in differences] for name, differences in against.items()}
+    warned = findings(role, evaluation, others, against, same_weights=same_weights)
+    run["findings"] = [finding.to_dict() for finding in warned]
     if settings is not None:
         run["settings"] = dict(settings)
         run["seed"] = settings.get("seed")
@@ -120,6 +136,26 @@ def result(
     run["notes"] = [*found["notes"], *(history.notes if history else ())]
     run["examples"] = found["examples"]
     return run
+
+
+def warn_early(listener: Listener, found: Mapping[str, Evaluation]) -> None:
+    """Say it before anything is done if the original model does not know what it shall forget."""
+    if "original" in found:
+        finding = never_memorised(found["original"], found.get("retrained"))
+        if finding is not None:
+            listener.note(f"warning: {finding.text}")
+
+
+def hashes(models: Mapping[str, Path | None], found: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """What was measured, to be recognised again: the fingerprint of each model's weights that lie in a folder, and the
+    sha256 of each set's examples (id, prompt and response, one JSON list a line, sorted).
+    """
+    folders = {role: folder for role, folder in models.items() if folder is not None and folder.is_dir()}
+    data = {}
+    for name, rows in next(iter(found.values())).examples.items() if found else ():
+        lines = sorted(json.dumps([row.get("id"), row.get("prompt"), row.get("response")]) for row in rows)
+        data[name] = {"examples": len(rows), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+    return {"models": {role: fingerprint(folder) for role, folder in folders.items()}, "data": data}
 
 
 def read_evaluation(path: Path | str) -> Evaluation | None:

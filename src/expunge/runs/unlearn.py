@@ -15,10 +15,21 @@ from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.methods import Context, Method, name_of
 from expunge.methods import method as make_method
 from expunge.models import Loaded, load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.checkpoint import fingerprint, save_model
 from expunge.reporting import write_report
 from expunge.request import Request
-from expunge.runs.record import Clock, Listener, checkpoint_of, read_evaluation, result, results_of, run_record
+from expunge.runs.record import (
+    Clock,
+    Listener,
+    checkpoint_of,
+    hashes,
+    read_evaluation,
+    result,
+    results_of,
+    run_record,
+    sha256,
+    warn_early,
+)
 from expunge.runs.texts import in_chunks
 from expunge.training import History
 
@@ -94,7 +105,10 @@ def unlearn(
     configuration = {"method": config.to_dict(chosen), "lora": lora, **cutting, "output": output}
     data = {"forget": forget, "retain": retain, "holdout": holdout}
     with atomic_path(out, overwrite=overwrite) as folder:
-        _write_weights(loaded, chosen, folder, output)
+        written = _write_weights(loaded, chosen, folder, output)
+        results["hashes"] = hashes({"original": loaded.folder, "retrained": board.gold}, board.evaluations)
+        results["hashes"]["models"]["unlearned"] = written
+        results["hashes"]["request"] = {name: sha256(path) for name, path in data.items() if path is not None}
         clock.lap("write")
         _write_records(folder, history, results)
         write_json(folder / "run.json", run_record("unlearn", configuration, clock=clock, data=data, model=loaded))
@@ -121,6 +135,7 @@ class _Board:
     listener: Listener
     wanted: bool
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    gold: Path | None = None  # the retrained model's folder
 
     def add(self, role: str, loaded: Loaded) -> None:
         if self.wanted:
@@ -128,6 +143,8 @@ class _Board:
             settings = {"max_length": self.max_length, "progress": self.listener.batch}
             gold = self.evaluations.get("retrained")
             self.evaluations[role] = evaluate(loaded, self.suite, reference=gold, **settings)
+            if role == "original":
+                warn_early(self.listener, self.evaluations)
 
     def add_reference(self, reference: Path | str | None, options: Mapping[str, Any]) -> None:
         """The retrained model's, if one is given: read from its results.json, or measured."""
@@ -135,7 +152,9 @@ class _Board:
             return
         known = read_evaluation(reference)
         if known is None:
-            self.add("retrained", load(reference, **options))
+            loaded = load(reference, **options)
+            self.gold = loaded.folder
+            self.add("retrained", loaded)
         else:
             self.evaluations["retrained"] = known
 
@@ -163,15 +182,17 @@ def _results(
             continue
         if role == "unlearned":
             settings = config.to_dict(chosen)
-            run = result(name, role, evaluations[role], history=history, settings=settings, seconds=seconds)
+            done: dict[str, Any] = {"history": history, "settings": settings, "seconds": seconds}
+            run = result(name, role, evaluations[role], controls=evaluations, **done)
         else:
-            run = result(role, role, evaluations[role])
+            run = result(role, role, evaluations[role], controls=evaluations)
         runs.append(run)
     counts = {part: len(getattr(request, part)) for part in ("forget", "retain", "holdout")}
     return results_of(f"Unlearning with {name}", suite.name, runs, request=counts, warnings=list(request.warnings))
 
 
-def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output) -> None:
+def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output) -> str:
+    """Write the model, the patch or both; returns the fingerprint of the model's weights."""
     folder.mkdir()
     save_model(loaded, folder / "model")
     if output != "model":
@@ -182,8 +203,10 @@ def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output)
             method=name_of(chosen),
             settings=config.to_dict(chosen),
         )
+    written = fingerprint(folder / "model")
     if output == "patch":
         shutil.rmtree(folder / "model")
+    return written
 
 
 def _write_records(folder: Path, history: History, results: dict[str, Any]) -> None:
