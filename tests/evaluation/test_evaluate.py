@@ -173,7 +173,7 @@ def test_what_scoring_knows_changes_no_generation(tiny: Loaded, suite: Suite, mo
     found = evaluate(tiny, suite)
     fewer = sum(rows)
     rows.clear()
-    module = import_module("expunge.evaluation.evaluate")  # the package's name `evaluate` is the function
+    module = import_module("expunge.evaluation.model")  # where the names it calls stand
     monkeypatch.setattr(module, "_known", lambda plan, _: [() for ids in plan.prompts if ids])
     plain = evaluate(tiny, suite)
     handle.remove()

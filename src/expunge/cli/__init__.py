@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from expunge.cli import attribute, convert, demo, edit, evaluate, finetune, influence, methods, patch, unlearn
+from expunge.cli import attribute, convert, demo, edit, evaluate, finetune, influence, methods, metrics, patch, unlearn
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command()(attribute.attribute)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
 app.command()(methods.methods)
+app.command()(metrics.metrics)
 app.command()(convert.convert)
 app.command()(edit.edit)
 app.command()(influence.influence)

@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 
+from expunge.evaluation.metrics import METRICS
+from expunge.evaluation.metrics.table import SCORES
+
 LOWER = "lower is better"
 HIGHER = "higher is better"
 AS_RETRAINED = "best where the retrained model's is"
 ARROWS = {LOWER: "↓", HIGHER: "↑", AS_RETRAINED: "→"}
+WORDS = {arrow: words for words, arrow in ARROWS.items()}
+NEW_ATTACK = "loss"  # the attack whose words stand for those of one this version does not know
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,7 @@ class Metric:
     """A metric key such as `forget.rouge_l`: its name in words, its definition in one sentence, which way is better.
 
     `measure` is the name without the set it was measured `on` ("" for a suite-level number). `better` is LOWER,
-    HIGHER, AS_RETRAINED or "" (not known).
+    HIGHER, AS_RETRAINED or "" (neither, or not known). Everything but the set's name is from the table METRICS.
     """
 
     key: str
@@ -28,143 +33,38 @@ class Metric:
         return ARROWS.get(self.better, "")
 
 
-# measure -> (label, definition); measured on a set of examples, the key's first part
-MEASURES = {
-    "extraction_strength": (
-        "extraction strength",
-        "The share of an answer the model completes word for word by itself: 1 − k/T, where k is the smallest number "
-        "of the answer's T tokens it must be given so that it gets every later one right. Of running text the answer "
-        "is what follows the part it is given to go on from.",
-    ),
-    "exact_memorization": (
-        "exact memorization",
-        "The share of an answer's tokens the model would choose itself, given all the tokens before.",
-    ),
-    "probability": (
-        "probability",
-        "How likely the model finds the recorded answer, per token: exp(−mean negative log-likelihood), from 0 to 1.",
-    ),
-    "probability_with_options": (
-        "probability among options",
-        "The recorded answer's probability as a share of its own and the wrong answers' together.",
-    ),
-    "rouge_l": (
-        "ROUGE-L",
-        "The share of the recorded answer's words that come back, in order, in the answer the model writes.",
-    ),
-    "rouge_l_f1": (
-        "ROUGE-L F1",
-        "As ROUGE-L, but words the model adds count against it: the harmonic mean of recall and precision.",
-    ),
-    "truth_ratio": (
-        "truth ratio",
-        "How the wrong answers' probability compares with that of a right answer in other words (ratio R): "
-        "min(R, 1/R) on the forget set, max(0, 1 − R) elsewhere.",
-    ),
-    "accuracy": (
-        "accuracy",
-        "The share of multiple-choice questions where the model finds the right option's letter the likeliest. Guessing "
-        "one of four gets 0.25: hazardous knowledge that is gone leaves no more than that.",
-    ),
-    "accuracy_text": (
-        "accuracy by text",
-        "The share of multiple-choice questions where, asked without the options, the model finds the right one's text "
-        "the likeliest for its length. Guessing one of four gets 0.25.",
-    ),
-    "option_accuracy": (
-        "accuracy among options",
-        "The share of questions where the model finds the right answer likelier than each of the other options.",
-    ),
-    "auc": (
-        "AUC",
-        "How often a question whose answer is Yes gets a larger log p(Yes) − log p(No) than one whose answer is No: the "
-        "area under the ROC curve, 0.5 for guessing.",
-    ),
-    "hit_ratio": (
-        "HitRatio@1",
-        "The share of the model's valid written answers, each naming exactly one candidate, that name the right one.",
-    ),
-    "valid_ratio": ("valid ratio", "The share of the model's written answers that name exactly one of the candidates."),
-    "perplexity": (
-        "perplexity",
-        "How many tokens the model in effect wavers between at each token of the running texts: exp(mean negative "
-        "log-likelihood over all of their tokens), 1 for a text known by heart.",
-    ),
-    "nll": ("loss", "The mean negative log-likelihood of the recorded answer per token, in nats."),
-}
-SUITE = {
-    "model_utility": (
-        "model utility",
-        "The harmonic mean of probability, ROUGE-L and truth ratio, where defined, over the sets that must be kept: "
-        "one number for how useful the model still is; it is near 0 as soon as one part is.",
-        HIGHER,
-    ),
-    "forget_quality": (
-        "forget quality",
-        "The p-value of a Kolmogorov–Smirnov test that compares the truth ratios of the unlearned and the retrained "
-        "model on the forget set: near 1, they cannot be told apart; below 0.05, they can.",
-        HIGHER,
-    ),
-    "forget_quality_log10": ("forget quality (log10)", "The base-10 logarithm of forget quality, 0 at best.", HIGHER),
-    "privleak": (
-        "PrivLeak",
-        "By how many per cent the min-k membership test's AUC differs from the retrained model's; 0 at best.",
-        AS_RETRAINED,
-    ),
-}
-ATTACKS = {
-    "loss": ("loss", "the loss on an example"),
-    "zlib": ("zlib", "the loss on an example divided by its compressed length"),
-    "min_k": ("min-k", "the mean log-probability of an example's least likely tokens"),
-    "min_k_20": ("min-k (20 %)", "the mean log-probability of the least likely fifth of an example's tokens"),
-    "min_k_plus_plus": ("min-k++", "the log-probabilities of an example's least likely tokens, standardised per token"),
-    "reference": ("reference", "the loss on an example less another model's"),
-    "gradnorm": ("gradient-norm", "the norm of an example's gradient"),
-}
-MEMBERSHIP = {
-    "auc": (
-        "AUC",
-        "How well {score} tells forgotten examples from ones never seen: the area under the ROC curve; 0.5 means not "
-        "at all, and a value far from the retrained model's, on either side, betrays the forgotten data.",
-        AS_RETRAINED,
-    ),
-    "tpr_at_1_fpr": (
-        "true positives at 1 % false ones",
-        "The share of forgotten examples that {score} gives away when 1 % of never-seen ones may be accused wrongly.",
-        LOWER,
-    ),
-}
-
-
 def describe(key: str) -> Metric:
     """The metric of a key: `<set>.<measure>`, `mia.<attack>.<measure>` or a suite-level name.
 
     A key not known here keeps its own words as label, with no definition and no direction.
     """
-    if key in SUITE:
-        label, definition, better = SUITE[key]
-        return Metric(key, label, definition, better, label)
+    known = METRICS.get(key)
+    if known is not None and not known.on_sets:
+        return Metric(key, known.label, known.definition, WORDS.get(known.better, ""), known.label)
     head, _, tail = key.partition(".")
     if head == "mia" and tail:
         return _membership(key, tail)
-    if tail in MEASURES:
-        label, definition = MEASURES[tail]
-        better = LOWER if head == "forget" or head.startswith("wmdp") else HIGHER
-        if tail in ("nll", "perplexity"):
-            better = HIGHER if head == "forget" else LOWER
-        if (head, tail) == ("forget", "truth_ratio"):
-            better = AS_RETRAINED
-        return Metric(key, f"{_words(head)} {label}", definition, better, label, _words(head))
+    if tail in METRICS:
+        found = METRICS[tail]
+        better = WORDS.get(found.direction(head == "forget" or head.startswith("wmdp")), "")
+        return Metric(key, f"{_words(head)} {found.label}", found.definition, better, found.label, _words(head))
     return Metric(key, _words(key), "", "")
 
 
+def label_of(measure: str) -> str:
+    """A measure's name in words; of one not known here, its own."""
+    return METRICS[measure].label if measure in METRICS else _words(measure)
+
+
 def _membership(key: str, tail: str) -> Metric:
+    """An attack the table does not know: what its measure says of the loss, with the attack's own name in place of it."""
     attack, _, measure = tail.rpartition(".")
-    if measure not in MEMBERSHIP:
+    like = METRICS.get(f"mia.{NEW_ATTACK}.{measure}")
+    if like is None:
         return Metric(key, f"membership: {_words(tail)}", "", "")
-    label, definition, better = MEMBERSHIP[measure]
-    name, score = ATTACKS.get(attack, (_words(attack), f"the score “{_words(attack)}”"))
-    return Metric(key, f"{name} {label}", definition.format(score=score), better, f"{name} {label}")
+    label = f"{_words(attack)} {like.label.removeprefix(SCORES[NEW_ATTACK][0]).strip()}"
+    definition = like.definition.replace(SCORES[NEW_ATTACK][1], f"the score “{_words(attack)}”")
+    return Metric(key, label, definition, WORDS.get(like.better, ""), label)
 
 
 def _words(key: str) -> str:

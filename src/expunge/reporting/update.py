@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.reporting.metrics import MEASURES, number, short
+from expunge.reporting.metrics import label_of, number, short
 from expunge.reporting.results import Row
 from expunge.reporting.svg import BODY, INK, MUTED, SERIES, SMALL, drawn, legend, new_figure, to_svg
 
@@ -41,13 +41,9 @@ def searches(rows: Sequence[Row]) -> list[Search]:
         ]
         if runs:
             first = next((search for search, _ in runs if search), None)
-            word = _measure(first["criterion"]) if first else ""
+            word = label_of(first["criterion"]) if first else ""
             found.append(Search(label=row.label, criterion=word, said=_said(runs, word), runs=tuple(runs)))
     return found
-
-
-def _measure(criterion: str) -> str:
-    return MEASURES[criterion][0] if criterion in MEASURES else criterion.replace("_", " ")
 
 
 def _by_alpha(search: Mapping[str, Any]) -> list[dict[str, Any]]:
