@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expunge.data import Encoded, collate, packs
+from expunge.data import Batch, Encoded, collate, packs
 from expunge.data.batching import Side
 from expunge.data.tree import Tree, by_size, collate_trees, merge, plant
 from expunge.errors import DivergedError
+from expunge.evaluation.lens import Lens
 from expunge.models import Loaded, answers
 from expunge.models.forward import logits_at
 
@@ -28,7 +29,8 @@ class Record:
 
     logprob: [T] log p of the label, in nats. correct: [T] whether the label is the arg-max. mean_logprob, std_logprob:
     [T] mean and standard deviation of log p(v) with v drawn from the model's own next-token distribution (what
-    min-k++ standardises by). ended: the last label is the end-of-sequence token.
+    min-k++ standardises by). ended: the last label is the end-of-sequence token. lens, lens_correct: [K, T] log p of the
+    label, and whether it is the arg-max, read from each of K inner layers (K = 0 where none was read).
 
     The loss and the probability count the end-of-sequence token, as training does. Exact memorization, extraction
     strength, min-k and min-k++ look at the answer's own tokens only (`answer`), as OpenUnlearning does.
@@ -39,6 +41,8 @@ class Record:
     mean_logprob: np.ndarray
     std_logprob: np.ndarray
     ended: bool
+    lens: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    lens_correct: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=bool))
 
     @cached_property
     def nll_sum(self) -> float:
@@ -53,7 +57,8 @@ class Record:
     def after(self, place: int) -> "Record":
         """What it says about the labelled tokens from `place` on."""
         parts = (self.logprob, self.correct, self.mean_logprob, self.std_logprob)
-        return Record(*(part[place:] for part in parts), ended=self.ended)
+        inner = {"lens": self.lens[:, place:], "lens_correct": self.lens_correct[:, place:]}
+        return Record(*(part[place:] for part in parts), ended=self.ended, **inner)
 
     @property
     def answer(self) -> slice:
@@ -101,6 +106,7 @@ def score(
     *,
     batch_size: int = 32,
     side: Side = "right",
+    lens: Lens | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
     """One forward pass over the distinct sequences of `items`; a Record for each item, in order.
@@ -109,7 +115,8 @@ def score(
     computed once; where the model cannot attend along a tree, as with a sliding window, each is computed alone. A
     batch holds no more tokens than `batch_size` sequences of the longest length, or than LOGIT_BYTES allow. Batches are
     sorted by length; neither `batch_size` nor the padding `side` nor the order of `items` changes a record beyond the
-    rounding of the model's own arithmetic. Raises DivergedError if the model answers with NaN.
+    rounding of the model's own arithmetic. lens: read these inner layers too, of the sequences it names. Raises
+    DivergedError if the model answers with NaN.
     """
     distinct = {(item.ids, item.start): item for item in items}
     unique = list(distinct.values())
@@ -125,10 +132,10 @@ def score(
                 progress("score", len(columns), len(shared) + len(alone))
 
         for trees in shared:
-            add(_of_trees(loaded, trees, side), [item for tree in trees for item in tree.items])
+            add(_of_trees(loaded, trees, side, lens), [item for tree in trees for item in tree.items])
         for batch in alone:
-            add(_of_sequences(loaded, batch, side), batch)
-    records = _records(columns, order)
+            add(_of_sequences(loaded, batch, side, lens), batch)
+    records = _records(columns, order, lens)
     return [records[item.ids, item.start] for item in items]
 
 
@@ -172,18 +179,45 @@ def takes_trees(loaded: Loaded, items: Sequence[Encoded]) -> bool:
     return bool((found - expected).norm() <= rounding * expected.norm())
 
 
-def _of_sequences(loaded: Loaded, batch: Sequence[Encoded], side: Side) -> Tensor:
-    """Token statistics of each sequence's labels, end to end: [4, N]."""
+def _of_sequences(loaded: Loaded, batch: Sequence[Encoded], side: Side, lens: Lens | None = None) -> Tensor:
+    """Token statistics of each sequence's labels, end to end: [4 + 2K, N], K the number of inner layers read."""
     padded = collate(batch, loaded.pad, side).to(_device(loaded))
-    return _statistics(answers(loaded.model, padded).logits, padded.labels)
+    source = torch.arange(len(padded.labels), device=padded.labels.device)
+    run = partial(_logits, loaded, padded)
+    return _with_lens(run, padded.predicts, padded.labels, source, batch, lens)
 
 
-def _of_trees(loaded: Loaded, batch: Sequence[Tree], side: Side) -> Tensor:
-    """Token statistics of the labels of each tree's sequences, end to end: [4, N]."""
+def _of_trees(loaded: Loaded, batch: Sequence[Tree], side: Side, lens: Lens | None = None) -> Tensor:
+    """Token statistics of the labels of each tree's sequences, end to end: [4 + 2K, N]."""
     grove = collate_trees(batch, loaded.pad, side).to(_device(loaded))
     mask = grove.mask(next(loaded.model.parameters()).dtype)
-    logits = logits_at(loaded.model, grove.predicts, input_ids=grove.ids, attention_mask=mask, position_ids=grove.depth)
-    return _statistics(logits, grove.labels, grove.source)
+    run = partial(
+        logits_at, loaded.model, grove.predicts, input_ids=grove.ids, attention_mask=mask, position_ids=grove.depth
+    )
+    items = [item for tree in batch for item in tree.items]
+    return _with_lens(run, grove.predicts, grove.labels, grove.source, items, lens)
+
+
+def _logits(loaded: Loaded, padded: Batch) -> Tensor:
+    return answers(loaded.model, padded).logits
+
+
+def _with_lens(
+    run: Callable[[], Tensor],
+    where: Tensor,
+    labels: Tensor,
+    source: Tensor,
+    items: Sequence[Encoded],
+    lens: Lens | None,
+) -> Tensor:
+    """The statistics of the logits that `run` gives at the places `where`, and those of the inner layers below them."""
+    if lens is None:
+        return _statistics(run(), labels, source)
+    wanted = lens.labels_of(items).to(labels.device)
+    rows = source[wanted].unique()  # ascending
+    with lens.watching(where, rows) as states:
+        logits = run()
+    return torch.cat([_statistics(logits, labels, source), lens.read(states, labels, source, wanted, rows)])
 
 
 def _device(loaded: Loaded) -> torch.device:
@@ -231,10 +265,12 @@ def _statistics(logits: Tensor, labels: Tensor, source: Tensor | None = None) ->
     return torch.stack([(chosen - top).clamp_min(-1e4) - log_z, correct.float(), mean, std])
 
 
-def _records(columns: list[Tensor], order: Sequence[Encoded]) -> dict[tuple[tuple[int, ...], int], Record]:
+def _records(
+    columns: list[Tensor], order: Sequence[Encoded], lens: Lens | None
+) -> dict[tuple[tuple[int, ...], int], Record]:
     if not order:
         return {}
-    table = torch.cat(columns, dim=1).cpu().numpy().astype(np.float64)  # [4, N], one transfer for the whole pass
+    table = torch.cat(columns, dim=1).cpu().numpy().astype(np.float64)  # [4 + 2K, N], one transfer for the whole pass
     ends = np.cumsum([len(item.labels) for item in order])
     broken = np.flatnonzero(~np.isfinite(table).all(axis=0))
     if broken.size:
@@ -245,6 +281,7 @@ def _records(columns: list[Tensor], order: Sequence[Encoded]) -> dict[tuple[tupl
         )
     records = {}
     for item, part in zip(order, np.split(table, ends[:-1], axis=1), strict=True):
-        logprob, correct, mean, std = part
-        records[item.ids, item.start] = Record(logprob, correct.astype(bool), mean, std, item.ended)
+        logprob, correct, mean, std = part[:4]
+        inner = (part[4::2], part[5::2].astype(bool)) if lens and lens.reads(item) else ()
+        records[item.ids, item.start] = Record(logprob, correct.astype(bool), mean, std, item.ended, *inner)
     return records
