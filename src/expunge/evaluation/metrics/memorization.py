@@ -51,3 +51,20 @@ def extraction_strength(records: Sequence[Record], *, compat: bool = False) -> n
     last_wrong = np.maximum.reduceat(np.where(correct.values, -1, correct.place), correct.starts)  # [n]
     strength = 1 - (last_wrong + 1) / correct.lengths
     return np.maximum(strength, 1 / correct.lengths) if compat else strength
+
+
+def logit_lens(records: Sequence[Record]) -> np.ndarray:
+    """The largest exp(mean_t log p_k(y_t)) over the inner layers k that were read, with the end token: [n], or NaN.
+
+    p_k reads layer k's states through the model's last norm and output layer. High where an inner layer already says the
+    answer, whatever the last one does with it: bad on the forget set. NaN where no layer was read. Source: the logit
+    lens (nostalgebraist 2020), used on unlearned models by Patil et al. 2024 and Lynch et al. 2024.
+    """
+    return np.array([np.exp(record.lens.mean(axis=1).max()) if len(record.lens) else np.nan for record in records])
+
+
+def lens_profile(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """By inner layer, over the records read: mean length-normalised probability, and share of right arg-maxes: [K] each."""
+    read = [record for record in records if len(record.lens)]
+    probability = np.mean([np.exp(record.lens.mean(axis=1)) for record in read], axis=0)
+    return probability, np.mean([record.lens_correct.mean(axis=1) for record in read], axis=0)
