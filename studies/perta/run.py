@@ -9,9 +9,7 @@ repeated.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,47 +18,27 @@ import numpy as np
 import torch
 import yaml
 from studies.common import finish, kept
+from studies.tofu import World, baseline, choosing, control, tofu_world, without
 
-from expunge import config
 from expunge.attribution import Importance, View
 from expunge.attribution.insight import describe
 from expunge.cli.console import printer
 from expunge.evaluation import Evaluation, evaluate, score
 from expunge.evaluation.metrics.memorization import extraction_strength
-from expunge.evaluation.suites import Suite, request_suite
+from expunge.evaluation.suites import request_suite
 from expunge.evaluation.suites.suite import subsample
-from expunge.files import atomic_path
 from expunge.gradients import Moments, global_norm
-from expunge.methods import Context, method
+from expunge.methods import Context
 from expunge.methods.task_vector import TaskVector, assign
 from expunge.models import Loaded, load
-from expunge.models.checkpoint import save_model
 from expunge.models.mask import Mask
 from expunge.models.weights import Weights, copied, holding, read, trainable
-from expunge.request import Example, Request, read_examples
-from expunge.runs import finetune, make_suite
+from expunge.request import Request, read_examples
 from expunge.runs.demo import METHODS, prepare
 from expunge.runs.record import Clock, Listener, result
 from expunge.training import History
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class World:
-    """One set of models and data: folders of θ_0, θ_full and the retrained model, the request, what is reported on."""
-
-    name: str
-    seed: int
-    base: Path
-    full: Path
-    retrained: Path
-    request: Request
-    suite: Suite
-    work: Path
-    finetuning: Mapping[str, Any]
-    forget_model: Path | None = None
-    max_length: int = 512
 
 
 def main() -> None:
@@ -114,38 +92,10 @@ def demo(seed: int, work: Path, settings: dict, listener: Listener) -> list[dict
 def smollm2(split: str, data: Path, work: Path, settings: dict, listener: Listener) -> list[dict]:
     """All variants and baselines on SmolLM2 and part of TOFU."""
     own = settings["smollm2"]
-    counts, place = own["splits"][split], work / split
-    sources = {"forget": data / f"{split}.json", "retain": data / f"retain{100 - int(split[-2:])}.json"}
-    sets = {name: read_examples(path)[: counts[name]] for name, path in sources.items()}
-    sets["holdout"] = read_examples(data / f"holdout{split[-2:]}.json")[: counts["forget"]]
-    options: dict[str, Any] = {"settings": own["finetuning"], "max_length": own["max_length"], "listener": listener}
-    learned = {"full": ("forget", "retain"), "retrained": ("retain",), "forgetonly": ("forget",)}
-    if not counts.get("retrained", True):
-        del learned["retrained"]
-    for name, parts in learned.items():
-        if not (place / name).exists():
-            files = [write_lines(place / f"{part}.jsonl", sets[part]) for part in parts]
-            finetune(work / "base", files, out=place / name, **options)
-    request = Request(sets["forget"], sets["retain"], sets["holdout"])
-    chosen = choosing(request, 0, counts.get("choose", own["choose"]))
-    whole = make_suite("tofu", data=data, split=split, max_new_tokens=own["max_new_tokens"])
-    seen = {name: {example.key for example in sets[name]} for name in ("forget", "retain")}
-    parts = {
-        name: [example for example in rows if name not in seen or example.key in seen[name]]
-        for name, rows in whole.sets.items()
-    }
-    rest = {name: without(rows, chosen) if name in seen else tuple(rows) for name, rows in parts.items()}
-    limit = counts.get("evaluate", own["evaluate_limit"])
-    limits = {"forget": 2 * limit, "holdout": 2 * limit}
-    suite = replace(whole, sets={name: subsample(rows, limits.get(name, limit)) for name, rows in rest.items()})
-    folders = {"base": work / "base", "full": place / "full", "retrained": place / "retrained"}
-    world = World(
-        split, 0, request=request, suite=suite, work=place, finetuning=own["finetuning"],
-        forget_model=place / "forgetonly", max_length=own["max_length"], **folders,
-    )  # fmt: skip
+    counts = own["splits"][split]
+    world, chosen = tofu_world(split, data, work, own, listener)
     variants = {name: settings["variants"][name] for name in counts.get("variants", own["variants"])}
-    baselines = {name: own["baselines"][name] for name in counts.get("baselines", own["baselines"])}
-    return everything(world, chosen, settings | own, variants, baselines, listener)
+    return everything(world, chosen, settings | own, variants, own["baselines"], listener)
 
 
 def everything(
@@ -154,11 +104,9 @@ def everything(
     """The entries of results.json of one world: controls, baselines, each variant at its own α and at TV's norm."""
     runs: list[dict] = []
     for role, folder in (("retrained", world.retrained), ("original", world.full)):
-        if not folder.exists():
-            continue
         listener.stage(f"{world.name}: {role}")
         runs.append(kept(world.work / f"{role}.json", lambda f=folder, r=role: control(world, f, r, runs)))
-    gold = Evaluation.from_dict(runs[0]) if world.retrained.exists() else None
+    gold = Evaluation.from_dict(runs[0])
     for name, chosen_settings in baselines.items():
         listener.stage(f"{world.name}: {name}")
         path = world.work / f"{name}.json"
@@ -178,9 +126,7 @@ def everything(
 class Arithmetic:
     """The task vector of one world and what its variants need, each computed once."""
 
-    def __init__(
-        self, world: World, chosen: Request, settings: dict, gold: Evaluation | None, listener: Listener
-    ) -> None:
+    def __init__(self, world: World, chosen: Request, settings: dict, gold: Evaluation, listener: Listener) -> None:
         self.world, self.chosen, self.gold, self.listener = world, chosen, gold, listener
         self.search = {"alphas": tuple(settings["alphas"]), "refine": settings["refine"], "validation": 1.0}
         self.traced = settings.get("traced", True)  # else the path is the search's, and no text at TV's norm
@@ -293,48 +239,6 @@ def at_level(path: Sequence[Mapping[str, float]], level: float) -> float:
             share = (before["forget"] - level) / max(1e-9, before["forget"] - after["forget"])
             return before["retain"] + share * (after["retain"] - before["retain"])
     return float("nan")
-
-
-def control(world: World, folder: Path, role: str, runs: Sequence[dict]) -> dict[str, Any]:
-    gold = Evaluation.from_dict(runs[0]) if runs else None
-    return result(role, role, evaluate(load(folder), world.suite, max_length=world.max_length, reference=gold))
-
-
-def baseline(world: World, name: str, settings: dict, gold: Evaluation | None, listener: Listener) -> dict[str, Any]:
-    """A descent from the full model with fixed settings; the model is kept in models/."""
-    made, place = method(name, {"seed": world.seed, **settings}), world.work / "models" / name
-    history = None
-    if not place.exists():
-        loaded = load(world.full)
-        history = made(loaded, world.request, Context(loaded.encoder(world.max_length), progress=listener.step))
-        place.parent.mkdir(exist_ok=True)
-        with atomic_path(place) as temporary:
-            save_model(loaded, temporary)
-    found = evaluate(load(place), world.suite, max_length=world.max_length, reference=gold)
-    return result(name, "unlearned", found, history=history, settings=config.to_dict(made))
-
-
-def choosing(request: Request, seed: int, most: int | None = None) -> Request:
-    """Half of the forget examples (at most so many), and as many retain examples, that α is chosen on."""
-    generator = torch.Generator().manual_seed(1000 + seed)
-    count = min(len(request.forget) // 2, most or len(request.forget))
-
-    def drawn(examples: Sequence[Example]) -> tuple[Example, ...]:
-        return tuple(examples[index] for index in torch.randperm(len(examples), generator=generator)[:count].tolist())
-
-    return Request(drawn(request.forget), drawn(request.retain))
-
-
-def without(examples: Sequence[Example], chosen: Request) -> tuple[Example, ...]:
-    taken = {example.key for example in (*chosen.forget, *chosen.retain)}
-    return tuple(example for example in examples if example.key not in taken)
-
-
-def write_lines(path: Path, examples: Sequence[Example]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"prompt": example.prompt, "response": example.response}) + "\n" for example in examples)
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
 
 
 def slug(name: str) -> str:

