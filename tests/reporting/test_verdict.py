@@ -92,7 +92,7 @@ def test_statistical_tests() -> None:
     assert "can tell it from the retrained model (forget quality 0.04)" in kl.text
     assert "AUC 0.65 against 0.50" in kl.text
     assert "cannot tell it" in npo.text
-    assert "AUC" not in npo.text
+    assert "sees no difference (min-k AUC 0.55 against 0.50" in npo.text
 
 
 def test_other_measures_stand_in() -> None:

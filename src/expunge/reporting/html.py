@@ -12,19 +12,9 @@ from expunge.reporting import plots, solve, update, weights
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.metrics import Metric, describe, number, percent
 from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, columns, leaderboard, pick
+from expunge.reporting.thresholds import ALPHA, CLOSE, DAMAGED, INTACT, UNTOUCHED
 from expunge.reporting.validation import check_results
-from expunge.reporting.verdict import (
-    ALPHA,
-    CLOSE,
-    DAMAGED,
-    INTACT,
-    UNTOUCHED,
-    Verdict,
-    best,
-    missing,
-    summary,
-    verdicts,
-)
+from expunge.reporting.verdict import Verdict, best, missing, summary, verdicts
 
 HERE = Path(__file__).parent
 LIMITS = (

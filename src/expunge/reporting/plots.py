@@ -9,7 +9,7 @@ from expunge.reporting.labels import Box, anchor, place
 from expunge.reporting.metrics import describe, number
 from expunge.reporting.results import FORGET_KEYS, UTILITY_KEYS, Cell, Row, floor, pick
 from expunge.reporting.svg import BODY, INK, LINE, MUTED, SERIES, SMALL, WASH, calm, drawn, legend, new_figure, to_svg
-from expunge.reporting.verdict import CLOSE, INTACT
+from expunge.reporting.thresholds import CLOSE, INTACT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

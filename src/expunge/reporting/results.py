@@ -187,8 +187,8 @@ def _row(runs: Sequence[dict[str, Any]], label: str, retrained: dict[str, Cell] 
         model=model,
         method=runs[0].get("method") or model,
         metrics=metrics,
-        seconds=_cell([run.get("seconds") for run in runs]),
-        peak_memory_mb=_cell([run.get("peak_memory_mb") for run in runs]),
+        seconds=cell_of([run.get("seconds") for run in runs]),
+        peak_memory_mb=cell_of([run.get("peak_memory_mb") for run in runs]),
         distance=_distance(metrics, retrained) if model == "unlearned" and retrained is not None else None,
         runs=tuple(runs),
     )
@@ -197,10 +197,10 @@ def _row(runs: Sequence[dict[str, Any]], label: str, retrained: dict[str, Cell] 
 def _cells(runs: Sequence[dict[str, Any]]) -> dict[str, Cell]:
     keys = dict.fromkeys(key for run in runs for key in run["metrics"])
     intervals = (runs[0].get("intervals") or {}) if len(runs) == 1 else {}
-    return {key: _cell([run["metrics"].get(key) for run in runs], intervals.get(key)) for key in keys}
+    return {key: cell_of([run["metrics"].get(key) for run in runs], intervals.get(key)) for key in keys}
 
 
-def _cell(values: Sequence[float | None], interval: Sequence[float | None] | None = None) -> Cell:
+def cell_of(values: Sequence[float | None], interval: Sequence[float | None] | None = None) -> Cell:
     known = [float(value) for value in values if value is not None]
     low, high = interval or (None, None)
     if not known:

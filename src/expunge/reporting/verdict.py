@@ -4,22 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.reporting.metrics import describe, number, percent, short
+from expunge.reporting.attacks import Attack, attacks
+from expunge.reporting.claims import Claim, Scales, claims, findings, outcomes
+from expunge.reporting.metrics import describe
 from expunge.reporting.results import CHOICE_COLUMNS, FORGET_KEYS, QUIZ_COLUMNS, UTILITY_KEYS, Row, floor, pick
-
-CLOSE = 0.1  # remaining memory, as a share of what was to be forgotten, up to which forgetting counts as done
-UNTOUCHED = 0.9  # remaining memory above which nothing was forgotten
-INTACT = 0.95  # share of the original's utility from which the model counts as intact
-DAMAGED = 0.5  # share of it below which the model counts as damaged
-TELLING = 0.1  # difference of AUC or of a forget measure to the retrained model's that is worth a sentence
-ALPHA = 0.05  # level of the test behind forget quality
+from expunge.reporting.thresholds import CLOSE, DAMAGED, FAILED, GOOD, INTACT, PARTIAL, TELLING, UNKNOWN, UNTOUCHED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What the numbers of one unlearned model say.
 
-    `level` is "good", "partial", "failed" or "unknown"; `word` says it in a few words, `text` in sentences.
+    `level` is "good", "partial", "failed" or "unknown"; `word` says it in a few words, `claims` with their evidence.
+    `warnings` is what the detectors say of it.
     `remaining` is (u − r)/(o − r) of the forget measure for the original o, the unlearned u and the retrained r (if
     there is none, 0, or chance for an accuracy): 1 nothing was forgotten, 0 as much as by retraining, below 0 more.
     `kept` is u/o of the utility measure, of an accuracy what is above chance. Both are None where they cannot be
@@ -29,9 +26,15 @@ class Verdict:
     row: Row
     level: str
     word: str
-    text: str
+    claims: tuple[Claim, ...]
+    warnings: tuple[str, ...]
     remaining: float | None
     kept: float | None
+
+    @property
+    def text(self) -> str:
+        """The claims' evidence in one paragraph."""
+        return " ".join(claim.text for claim in self.claims)
 
     @property
     def cost(self) -> float | None:
@@ -41,28 +44,50 @@ class Verdict:
         return max(abs(self.remaining), 1 - self.kept)
 
 
-def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """One verdict for each unlearned row, in the rows' order."""
-    original = next((row for row in rows if row.model == "original"), None)
-    retrained = next((row for row in rows if row.model == "retrained"), None)
-    forget, utility = pick(rows, FORGET_KEYS), pick(rows, UTILITY_KEYS)
-    return [_judge(row, original, retrained, forget, utility) for row in rows if row.model == "unlearned"]
+def verdicts(rows: Sequence[Row], found: Sequence[Attack] | None = None) -> list[Verdict]:
+    """One verdict for each unlearned row, in the rows' order; `found`: the rows' attacks, where known already."""
+    scales = Scales(
+        forget=pick(rows, FORGET_KEYS),
+        utility=pick(rows, UTILITY_KEYS),
+        original=next((row for row in rows if row.model == "original"), None),
+        retrained=next((row for row in rows if row.model == "retrained"), None),
+    )
+    found = attacks(rows) if found is None else found
+    return [_judge(row, scales, rows, found) for row in rows if row.model == "unlearned"]
 
 
-def _judge(row: Row, original: Row | None, retrained: Row | None, forget: str | None, utility: str | None) -> Verdict:
-    remaining = _remaining(row, original, retrained, forget)
-    kept = _kept(row, original, utility)
-    level, word = _grade(remaining, kept, _overshot(row, retrained, forget), retrained is not None)
-    if kept is not None and kept < DAMAGED:
-        sentences = [_usefulness(row, original, utility, kept), _emptied(row, forget, remaining)]
-    else:
-        sentences = [
-            _forgetting(row, original, retrained, forget, remaining),
-            _usefulness(row, original, utility, kept),
-            _tests(row, retrained),
-        ]
-    text = " ".join(sentence for sentence in sentences if sentence)
-    return Verdict(row=row, level=level, word=word, text=text, remaining=remaining, kept=kept)
+def _judge(row: Row, scales: Scales, rows: Sequence[Row], found: Sequence[Attack]) -> Verdict:
+    original, retrained = scales.original, scales.retrained
+    remaining = _remaining(row, original, retrained, scales.forget)
+    kept = _kept(row, original, scales.utility)
+    given = claims(row, scales, remaining, kept, outcomes(row, rows, found))
+    detected = findings(row)
+    level, word = _grade(remaining, kept, _overshot(row, retrained, scales.forget), retrained is not None)
+    level, word = _lowered(level, word, {claim.name: claim.level for claim in given}, detected)
+    if original is not None and "never_memorised" in findings(original):
+        level, word = UNKNOWN, "Nothing to forget"
+    ordered = sorted(given, key=lambda claim: claim.name != "kept") if word == "Model damaged" else given
+    warned = tuple(one["text"] for one in detected.values())
+    return Verdict(
+        row=row, level=level, word=word, claims=tuple(ordered), warnings=warned, remaining=remaining, kept=kept
+    )
+
+
+def _lowered(level: str, word: str, levels: dict[str, str], detected: dict[str, Any]) -> tuple[str, str]:
+    """The grade after what the membership tests, the attacks and the detectors found."""
+    if "no_op" in detected and level != UNKNOWN:
+        return FAILED, "Nothing changed"
+    if "damaged" in detected or ("gibberish" in detected and level == GOOD):
+        return (level, word) if level == FAILED else (PARTIAL, "Forgotten, but answers fell apart")
+    if level != GOOD:
+        return level, word
+    if levels["attacks"] == FAILED:
+        return FAILED, "Comes back under attack"
+    if levels["attacks"] == PARTIAL:
+        return PARTIAL, "Partly comes back under attack"
+    if levels["membership"] == FAILED:
+        return PARTIAL, "Forgotten, but a test can tell"
+    return level, word
 
 
 def _mean(row: Row | None, key: str | None) -> float | None:
@@ -90,94 +115,21 @@ def _overshot(row: Row, retrained: Row | None, key: str | None) -> bool:
 
 def _grade(remaining: float | None, kept: float | None, overshot: bool, gold: bool) -> tuple[str, str]:
     if kept is not None and kept < DAMAGED:
-        return "failed", "Model damaged"
+        return FAILED, "Model damaged"
     if remaining is None:
-        return "unknown", "Forgetting cannot be judged"
+        return UNKNOWN, "Forgetting cannot be judged"
     if remaining > UNTOUCHED:
         unchanged = kept is not None and abs(kept - 1) <= 1 - INTACT
-        return "failed", "Nothing changed" if unchanged else "Not forgotten"
+        return FAILED, "Nothing changed" if unchanged else "Not forgotten"
     if remaining > CLOSE:
-        return "partial", "Partly forgotten"
+        return PARTIAL, "Partly forgotten"
     if overshot:
-        return "partial", "Forgotten more than by retraining"
+        return PARTIAL, "Forgotten more than by retraining"
     if kept is None:
-        return "unknown", "Forgotten, usefulness not measured"
+        return UNKNOWN, "Forgotten, usefulness not measured"
     if kept < INTACT:
-        return "partial", "Forgotten at a cost"
-    return "good", "Close to the retrained model" if gold else "Forgotten, as far as measured"
-
-
-def _forgetting(row: Row, original: Row | None, retrained: Row | None, key: str | None, remaining: float | None) -> str:
-    after, before, goal = _mean(row, key), _mean(original, key), _mean(retrained, key)
-    if key is None or after is None:
-        return "How much it still remembers was not measured."
-    measure = describe(key).label.removeprefix("forget ")
-    if before is None:
-        return f"What it still remembers: {measure} {short(after)}; without the original's, nothing to compare it with."
-    if remaining is None:
-        known = f" and {short(goal)} for the retrained model" if goal is not None else ""
-        return (
-            f"There is little to forget: {measure} was {short(before)} for the original{known} "
-            f"and is {short(after)} now, so these numbers say little."
-        )
-    against = f"{measure} {short(after)} against {short(goal)}, from {short(before)}" if goal is not None else (
-        f"{measure} {short(after)}, from {short(before)}"
-    )  # fmt: skip
-    if remaining > UNTOUCHED:
-        return f"It still remembers what it should forget ({against})."
-    if remaining > CLOSE:
-        return f"It still remembers about {percent(remaining)} of what it should have forgotten ({against})."
-    if goal is None:
-        return f"It hardly remembers what it should forget ({against})."
-    if goal - after > TELLING:
-        return (
-            f"It remembers less than a model that never saw the data ({against}), which can itself betray that "
-            "something was removed."
-        )
-    return f"Forgetting is close to the retrained model's ({against})."
-
-
-def _emptied(row: Row, key: str | None, remaining: float | None) -> str:
-    """What a damaged model's forgetting is worth."""
-    after = _mean(row, key)
-    if key is None or after is None:
-        return "How much it still remembers was not measured."
-    value = f"{describe(key).label.removeprefix('forget ')} {short(after)}"
-    if remaining is not None and remaining <= CLOSE:
-        return f"That it no longer recites the data ({value}) says little: a broken model recites nothing."
-    return f"Even so it still remembers some of what it should forget ({value})."
-
-
-def _usefulness(row: Row, original: Row | None, key: str | None, kept: float | None) -> str:
-    after = _mean(row, key)
-    if key is None or after is None:
-        return "Whether it is still useful was not measured."
-    measure = describe(key).label
-    if kept is None:
-        reason = "the original's is missing" if _mean(original, key) is None else "the original had next to none"
-        return f"Its {measure} is {short(after)}; {reason}, so what was kept cannot be told."
-    measure += " above chance" if floor(key) else ""
-    if kept < DAMAGED:
-        return f"The model is damaged: {measure} is {percent(kept)} of the original's."
-    if kept < INTACT:
-        return f"Some usefulness was lost: {measure} is {percent(kept)} of the original's."
-    return f"{measure[0].upper()}{measure[1:]} kept at {percent(kept)} of the original's."
-
-
-def _tests(row: Row, retrained: Row | None) -> str:
-    sentences = []
-    quality = row.mean("forget_quality")
-    if quality is not None:
-        verb = "can" if quality < ALPHA else "cannot"
-        sentences.append(
-            f"A statistical test {verb} tell it from the retrained model (forget quality {number(quality, 2)})."
-        )
-    leak, goal = row.mean("mia.min_k.auc"), _mean(retrained, "mia.min_k.auc")
-    if leak is not None and goal is not None and abs(leak - goal) > TELLING:
-        sentences.append(
-            f"A membership test sees a difference: AUC {short(leak)} against {short(goal)} for the retrained model."
-        )
-    return " ".join(sentences)
+        return PARTIAL, "Forgotten at a cost"
+    return GOOD, "Close to the retrained model" if gold else "Forgotten, as far as measured"
 
 
 def best(given: Sequence[Verdict]) -> Verdict | None:
@@ -199,11 +151,11 @@ def summary(rows: Sequence[Row], given: Sequence[Verdict]) -> str:
     winner = best(given)
     if winner is None:
         return f"{len(given)} methods were run; none can be judged by these numbers.{control}"
-    good = [verdict.row.label for verdict in given if verdict.level == "good"]
+    good = [verdict.row.label for verdict in given if verdict.level == GOOD]
     if good:
         count = f"{len(good)} of {len(given)} methods forgot the data and kept the model useful"
         return f"{count}; {winner.row.label} gives the best balance.{control}"
-    if winner.level == "failed":
+    if winner.level == FAILED:
         return f"None of the {len(given)} methods worked: each left the data in place or damaged the model.{control}"
     return (
         f"None of the {len(given)} methods fully forgot the data and kept the model intact; {winner.row.label} "

@@ -1,0 +1,12 @@
+"""Where the verdicts draw their lines; the page says them."""
+
+CLOSE = 0.1  # remaining memory, as a share of what was to be forgotten, up to which forgetting counts as done
+UNTOUCHED = 0.9  # remaining memory above which nothing was forgotten
+INTACT = 0.95  # share of the original's utility from which the model counts as intact
+DAMAGED = 0.5  # share of it below which the model counts as damaged
+TELLING = 0.1  # difference of AUC or of a forget measure to the retrained model's that is worth a sentence
+GIVEN_AWAY = 0.25  # such a difference of AUC from which a membership test gives the data away
+RETURNED = 0.5  # share of what was to be forgotten that, brought back by an attack, means it was only hidden
+ALPHA = 0.05  # level of the test behind forget quality
+GOOD, PARTIAL, FAILED, UNKNOWN = "good", "partial", "failed", "unknown"
+BADNESS = (GOOD, UNKNOWN, PARTIAL, FAILED)  # from the best to the worst
