@@ -5,7 +5,20 @@ import sys
 
 import typer
 
-from expunge.cli import attribute, convert, demo, edit, evaluate, finetune, influence, methods, metrics, patch, unlearn
+from expunge.cli import (
+    attack,
+    attribute,
+    convert,
+    demo,
+    edit,
+    evaluate,
+    finetune,
+    influence,
+    methods,
+    metrics,
+    patch,
+    unlearn,
+)
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -20,6 +33,7 @@ app.command()(unlearn.unlearn)
 app.command()(attribute.attribute)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
+app.command()(attack.attack)
 app.command()(methods.methods)
 app.command()(metrics.metrics)
 app.command()(convert.convert)

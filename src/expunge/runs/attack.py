@@ -1,0 +1,184 @@
+"""`expunge attack`: try to draw the forgotten content out again, of one model and its controls, with the same seeds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge.config import canonical
+from expunge.errors import ConfigurationError
+from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
+from expunge.evaluation.attacks.scene import summarise
+from expunge.evaluation.suites import Suite
+from expunge.files import refuse_existing, write_json
+from expunge.models import Loaded, load
+from expunge.reporting import read_results, write_report
+from expunge.runs.record import Listener, results_of
+
+ROLES = ("original", "retrained", "unlearned")
+
+
+def attack(
+    model: Path | str,
+    suite: Suite,
+    kinds: Sequence[str],
+    *,
+    out: Path | str | None = None,
+    add_to: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    known: Mapping[str, Sequence[Any]] | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    original: Path | str | None = None,
+    reference: Path | str | None = None,
+    report: bool = True,
+    max_length: int = 512,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Run attacks of these kinds ("all": every one that can be) on `model`, and on its controls where given.
+
+    suite: its sets "forget" and "retain" are measured. settings: "<kind>.<setting>": value. known: the whole sets by name,
+    where the suite's are a part of them (with `limit`): what relearning trains on and few-shot examples are drawn from.
+    out: the results.json to write, or a folder for it; the report goes beside it. add_to: the results.json of an
+    evaluation to which the attacks are added instead, to the runs of the same role and, of unlearned ones, the same
+    `method` (and `seed`, where several have it); an attack of the same kind and settings takes the place of an earlier one.
+
+    Raises ConfigurationError for an unknown kind, attacks that cannot be run on this, and a run that is not found; nothing
+    is written then.
+    """
+    if (out is None) == (add_to is None):
+        raise ConfigurationError("Give --out, a place for new results, or --add-to, the results the attacks belong to.")
+    target = _target(out if out is not None else add_to or "")
+    if add_to is None:
+        refuse_existing(target, overwrite=overwrite)
+    if "forget" not in suite.sets:
+        raise ConfigurationError(
+            f"The suite {suite.name} has no forget set of examples, which attacks need: try request."
+        )
+    listener = listener or Listener()
+    roles = {"original": original, "retrained": reference, "unlearned": model}
+    places = {role: folder for role, folder in roles.items() if folder is not None}
+    _check_places(places)
+    standing = read_results(target) if add_to is not None else None
+    runs = _runs(standing, places, method, seed, target)
+    sets = {name: bare(name, suite.sets[name]) for name in ("forget", "retain") if name in suite.sets}
+    whole = {name: bare(name, (known or {}).get(name) or examples) for name, examples in sets.items()}
+    chosen = _possible(kinds, settings or {}, sets, original is not None, listener)
+    loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    first: Loaded | None = None
+    for role, folder in places.items():
+        listener.stage(f"loading the {role} model")
+        loaded = load(folder, **loading)
+        first = loaded if role == "original" else first
+        scene = Scene(
+            loaded=loaded,
+            role=role,
+            sets=sets,
+            known=whole,
+            encoder=loaded.encoder(max_length),
+            original=first,
+            max_new_tokens=suite.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            prefix_tokens=suite.prefix_tokens,
+            batch_size=batch_size,
+            progress=listener.batch,
+            step=listener.step,
+        )
+        found = []
+        for kind, one in chosen.items():
+            listener.stage(f"{kind} on the {role} model")
+            found.append(run(kind, one, scene))
+            for note in found[-1]["notes"]:
+                listener.note(note)
+        _put(runs[role], found, scene)
+    results = standing or results_of(
+        f"Attacks on {suite.name}", suite.name, list(runs.values()), models={role: str(p) for role, p in places.items()}
+    )
+    write_json(target, results)
+    if report:
+        write_report(results, target.with_suffix(".html"))
+    return results
+
+
+def _target(out: Path | str) -> Path:
+    """The file of the results: `out`, or results.json in the folder `out`."""
+    out = Path(out)
+    return out if out.suffix == ".json" else out / "results.json"
+
+
+def _check_places(places: Mapping[str, Path | str]) -> None:
+    for role, folder in places.items():
+        if str(folder).endswith(".json"):
+            raise ConfigurationError(
+                f"{folder} is a file of results, and an attack has to run the {role} model itself: give its folder."
+            )
+
+
+def _possible(
+    kinds: Sequence[str],
+    settings: Mapping[str, Any],
+    sets: Mapping[str, Sequence[Any]],
+    original: bool,
+    listener: Listener,
+) -> dict[str, Any]:
+    """The attacks that can be run; of `all`, those that cannot are named and left out."""
+    chosen = attacks(kinds, settings)
+    whys = {
+        kind: lacks(one, sets["forget"], retain="retain" in sets, original=original) for kind, one in chosen.items()
+    }
+    for kind, why in whys.items():
+        if why and "all" in map(canonical, kinds):
+            listener.note(f"{kind} is left out: it {why}")
+        elif why:
+            raise ConfigurationError(f"The attack {kind} {why}.")
+    for kind, one in chosen.items():
+        if kind == "relearn" and one.on == "retain" and "retain" not in sets:
+            raise ConfigurationError("relearn.on = retain trains on the retain set: give --retain.")
+    return {kind: one for kind, one in chosen.items() if not whys[kind]}
+
+
+def _runs(
+    standing: dict[str, Any] | None, places: Mapping[str, Any], method: str | None, seed: int | None, target: Path
+) -> dict[str, dict[str, Any]]:
+    """The entry of the results each role's attacks go to: new ones, or those of `standing` results."""
+    if standing is None:
+        return {role: {"method": method or role if role == "unlearned" else role, "model": role} for role in places}
+    return {role: _match(standing["runs"], role, method, seed, target) for role in places}
+
+
+def _match(
+    runs: Sequence[dict[str, Any]], role: str, method: str | None, seed: int | None, target: Path
+) -> dict[str, Any]:
+    same = [run for run in runs if run["model"] == role]
+    fits = [
+        run
+        for run in same
+        if (role != "unlearned" or method is None or canonical(run["method"]) == canonical(method))
+        and (seed is None or run.get("seed") is None or run["seed"] == seed)
+    ]
+    if len(fits) == 1:
+        return fits[0]
+    there = ", ".join(dict.fromkeys(f"{run.get('method') or role} (seed {run.get('seed')})" for run in same)) or "none"
+    how = "several runs fit" if fits else "no run fits"
+    raise ConfigurationError(
+        f"{target}: {how} the {role} model; there are: {there}. Say which by --name METHOD and --run-seed SEED"
+        + ("." if same else f", or leave the {role} model out.")
+    )
+
+
+def _put(entry: dict[str, Any], found: Sequence[dict[str, Any]], scene: Scene) -> None:
+    """Add attacks to a run's entry in place of earlier ones of the same kind and settings."""
+    if "metrics" not in entry:
+        entry["metrics"], entry["intervals"] = summarise(scene.untouched())
+        entry["notes"] = []
+    done = {_same(one) for one in found}
+    entry["attacks"] = [one for one in entry.get("attacks") or [] if _same(one) not in done] + list(found)
+
+
+def _same(one: Mapping[str, Any]) -> str:
+    return json.dumps([one["kind"], one["settings"]], sort_keys=True, default=str)
