@@ -8,10 +8,12 @@ import numpy as np
 
 from expunge.data import Encoded, Encoder
 from expunge.data.encoding import spelling
-from expunge.evaluation.metrics import memorization, similarity
+from expunge.evaluation.metrics import fluency, membership, memorization, similarity
 from expunge.evaluation.metrics import truth_ratio as truth
 from expunge.evaluation.records import Record
 from expunge.request import Example
+
+COMPARED = ("forget", "holdout")  # the sets that membership attacks tell apart
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Measured:
                 "generation": self.generations[index],
                 "nll": self.records[index].nll_mean,
             }
+            if self.name in COMPARED:
+                row["min_k"] = float(membership.min_k([self.records[index]])[0])
             own = {name: column for name, column in self.columns.items() if name != "nll" and "compat" not in name}
             row |= {name: _plain(column[index]) for name, column in own.items()}
             if self.ratio is not None:
@@ -133,27 +137,36 @@ def _shown(
     return spelling(encoder.tokenizer, item.ids[:begin]), spelling(encoder.tokenizer, target).strip()
 
 
-def measure(plan: Plan, records: Sequence[Record], generations: Sequence[str | None]) -> Measured:
-    """Every per-example metric of a set, from the records of `plan.encoded` and one generation (or None) each."""
+def measure(
+    plan: Plan, records: Sequence[Record], generations: Sequence[str | None], form: truth.Form = "geometric"
+) -> Measured:
+    """Every per-example metric of a set, from the records of `plan.encoded` and one generation (or None) each.
+
+    form: of the truth ratio.
+    """
     n = len(plan.responses)
     own = records[:n]
     unaided = [record.after(skip) for record, skip in zip(own, plan.skipped, strict=True)]
     columns = {"probability": memorization.probability(own)}
     ratio = None
     if plan.wrong:
-        truths, ratio = _truth(plan, columns["probability"], records[n:])
+        truths, ratio = _truth(plan, columns["probability"], records[n:], form)
         columns |= truths
     columns["extraction_strength"] = memorization.extraction_strength(unaided)
     columns["extraction_strength_compat"] = memorization.extraction_strength(unaided, compat=True)
     columns["exact_memorization"] = memorization.exact_memorization(own)
-    columns |= _similarity([target for _, target in plan.shown], generations)
+    if any(len(record.lens) for record in own):
+        columns["logit_lens"] = memorization.logit_lens(own)
+    columns |= _written([target for _, target in plan.shown], generations)
     if any(example.is_text for example in plan.examples):
         pairs = zip(plan.examples, own, strict=True)
         columns["nll"] = np.array([record.nll_mean if example.is_text else np.nan for example, record in pairs])
     return Measured(plan.name, plan.examples, own, generations, columns, ratio, plan.shown)
 
 
-def _truth(plan: Plan, probability: np.ndarray, records: Sequence[Record]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _truth(
+    plan: Plan, probability: np.ndarray, records: Sequence[Record], form: truth.Form
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Truth ratio and probability among options, NaN for examples without wrong answers; and R."""
     n = len(plan.right)
     nll = np.array([record.nll_mean for record in records])
@@ -161,20 +174,31 @@ def _truth(plan: Plan, probability: np.ndarray, records: Sequence[Record]) -> tu
     defined = np.array([len(items) > 0 for items in wrong])
     given = [items for items in wrong if len(items)]
     ratio, share, score = (np.full(n, np.nan) for _ in range(3))
-    ratio[defined] = truth.truth_ratio(nll[:n][defined], given)
+    ratio[defined] = truth.ratio_of(nll[:n][defined], given, form)
     share[defined] = memorization.probability_with_options(probability[defined], [np.exp(-items) for items in given])
-    score[defined] = (truth.forget_score if plan.name == "forget" else truth.utility_score)(ratio[defined])
+    score[defined] = truth.score_of(ratio[defined], plan.name == "forget", form)
     return {"probability_with_options": share, "truth_ratio": score}, ratio
 
 
-def _similarity(targets: Sequence[str], generations: Sequence[str | None]) -> dict[str, np.ndarray]:
+def _written(targets: Sequence[str], generations: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """What a written text is compared with the answer by, and what is wrong with it by itself: NaN where none is."""
     spoken = [index for index, text in enumerate(generations) if text is not None]
     if not spoken:
         return {}
-    recall, f1 = np.full(len(targets), np.nan), np.full(len(targets), np.nan)
     texts = [text for text in generations if text is not None]
-    recall[spoken], f1[spoken] = similarity.rouge_l([targets[index] for index in spoken], texts)
-    return {"rouge_l": recall, "rouge_l_f1": f1}
+    recall, f1 = similarity.rouge_l([targets[index] for index in spoken], texts)
+    found = {
+        "rouge_l": recall,
+        "rouge_l_f1": f1,
+        "repetition": fluency.repetition(texts),
+        "refusal": fluency.refusal(texts),
+        "empty": fluency.empty(texts),
+        "gibberish": fluency.gibberish(texts),
+    }
+    columns = {name: np.full(len(targets), np.nan) for name in found}
+    for name, values in found.items():
+        columns[name][spoken] = values
+    return columns
 
 
 def _plain(value: float) -> float | None:

@@ -15,7 +15,9 @@ class Evaluation:
     the bootstrap 95 % interval of those that have one. `examples`: for each set one dict per example with id, prompt,
     response, nll, probability, extraction_strength, exact_memorization and, where defined, generation, rouge_l,
     rouge_l_f1, probability_with_options and truth_ratio (R itself, not the score averaged in the metric; None where
-    this example has none). `notes`: what a reader should know.
+    this example has none); min_k on the forget and holdout sets. `notes`: what a reader should know. `asked`: for each
+    set a hash of its examples with their right and wrong answers. `layers`: what was read layer by layer, under "lens"
+    and "depth".
     """
 
     suite: str
@@ -23,6 +25,8 @@ class Evaluation:
     intervals: dict[str, Interval] = field(default_factory=dict)
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: dict[str, str] = field(default_factory=dict)
+    layers: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Dicts, lists, strings and numbers only."""
@@ -32,6 +36,8 @@ class Evaluation:
             "intervals": {name: list(pair) for name, pair in self.intervals.items()},
             "examples": {name: [dict(row) for row in rows] for name, rows in self.examples.items()},
             "notes": list(self.notes),
+            "asked": dict(self.asked),
+            "layers": dict(self.layers),
         }
 
     @classmethod
@@ -43,4 +49,6 @@ class Evaluation:
             intervals={name: (low, high) for name, (low, high) in value.get("intervals", {}).items()},
             examples={name: [dict(row) for row in rows] for name, rows in value.get("examples", {}).items()},
             notes=tuple(value.get("notes", ())),
+            asked=dict(value.get("asked", {})),
+            layers=dict(value.get("layers", {})),
         )

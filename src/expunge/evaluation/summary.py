@@ -6,10 +6,11 @@ import numpy as np
 
 from expunge.evaluation import statistics
 from expunge.evaluation.measure import Measured
-from expunge.evaluation.metrics import membership, quality
+from expunge.evaluation.metrics import membership, neighbours, quality
 from expunge.evaluation.statistics import Interval
 from expunge.evaluation.suites import Suite
 
+OF_NEIGHBOURS = ("extraction_strength", "probability", "rouge_l")
 Summary = dict[str, tuple[float, Interval]]  # metric: value, 95 % interval
 
 
@@ -65,22 +66,44 @@ def model_utility(
     return value, statistics.interval(quality.harmonic_mean(resampled))
 
 
+def near(forget: Measured, retain: Measured) -> tuple[Summary, str | None]:
+    """`neighbours.<measure>` of the retain examples nearest to the forget examples; or why there is none."""
+    chosen = neighbours.nearest(forget.examples, retain.examples)
+    if len(chosen) < 2 or len(chosen) == len(retain.examples):
+        few = f"the retain set's {len(retain.examples)} examples are too few to tell near ones from others"
+        return {}, f"neighbours are absent: {few}"
+    columns = {name: retain.columns[name][chosen] for name in OF_NEIGHBOURS if name in retain.columns}
+    defined = {name: column[~np.isnan(column)] for name, column in columns.items()}
+    return {
+        f"neighbours.{name}": (float(column.mean()), statistics.interval_of_mean(column))
+        for name, column in defined.items()
+        if column.size
+    }, None
+
+
 def membership_attacks(
-    forget: Measured, holdout: Measured, forget_weights: np.ndarray, holdout_weights: np.ndarray
+    forget: Measured,
+    holdout: Measured,
+    forget_weights: np.ndarray,
+    holdout_weights: np.ndarray,
+    further: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Summary:
-    """AUC and TPR at 1 % FPR of each attack, forget set against holdout set (see `metrics.membership`)."""
+    """AUC and TPR at 1 % FPR of each attack, forget set against holdout set (see `metrics.membership`).
+
+    further: attacks whose scores of both sets are not made from the records.
+    """
     weights = (forget_weights, holdout_weights)
     summary: Summary = {}
-    others = _scores(holdout)
-    for name, one in _scores(forget).items():
-        two = others[name]
+    others = scores(holdout)
+    pairs = {name: (one, others[name]) for name, one in scores(forget).items()} | dict(further or {})
+    for name, (one, two) in pairs.items():
         auc, tpr = statistics.aucs(one, two, *weights), statistics.tprs(one, two, *weights)
         summary[f"mia.{name}.auc"] = membership.auc(one, two), statistics.interval(auc)
         summary[f"mia.{name}.tpr_at_1_fpr"] = membership.tpr_at_fpr(one, two), statistics.interval(tpr)
     return summary
 
 
-def _scores(measured: Measured) -> dict[str, np.ndarray]:
+def scores(measured: Measured) -> dict[str, np.ndarray]:
     """Each attack's score per example, lower for members."""
     records = measured.records
     return {

@@ -47,6 +47,25 @@ def min_k_plus_plus(records: Sequence[Record], k: float = 0.4) -> np.ndarray:
     return -_mean_of_lowest(Ragged((logprob.values - mean) / std, logprob.lengths), k)
 
 
+def reference(records: Sequence[Record], reference_nll: np.ndarray) -> np.ndarray:
+    """Mean NLL less a reference model's, l − l_reference: [n]. reference_nll: [n], NaN where it is not known.
+
+    With the retrained model as reference: how much likelier the model finds an example than one that never saw it.
+    Source: Carlini et al. 2021.
+    """
+    return loss(records) - reference_nll
+
+
+def privleak(auc: float, retrained_auc: float) -> float:
+    """PrivLeak in per cent: 100 · (A − A_retrained) / A_retrained with A = 1 − AUC of min-k (40 %). 0 is best.
+
+    A is the AUC as MUSE counts it, the forgotten examples being the ones that should look unseen; `auc` is ours, 1 where
+    they look like members. So PrivLeak is far below 0 (−100 at worst) where they still look trained on, and far above 0
+    where they are less likely than unseen text. NaN if the retrained model's A is 0. Source: Shi et al. 2025 (MUSE).
+    """
+    return 100 * (retrained_auc - auc) / (1 - retrained_auc) if retrained_auc < 1 else float("nan")
+
+
 def auc(forget: np.ndarray, holdout: np.ndarray) -> float:
     """P(score of a forget example < score of a holdout example) + ½ P(equal), by rank sums. 1: looks like members."""
     n, m = len(forget), len(holdout)

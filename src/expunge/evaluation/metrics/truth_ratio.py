@@ -7,6 +7,30 @@ import numpy as np
 
 LARGEST = 700.0  # |log R| is capped here, since e^710 overflows a float
 EPSILON = 1e-10  # what OpenUnlearning adds to each denominator
+Form = Literal["geometric", "paper", "compat", "knowledge"]
+FORMS: tuple[Form, ...] = ("geometric", "paper", "compat", "knowledge")
+
+
+def ratio_of(right_nll: np.ndarray, wrong_nll: Sequence[np.ndarray], form: Form = "geometric") -> np.ndarray:
+    """R in one of the forms in use: [n]; `score_of` makes the score of it.
+
+    - "geometric" (ours, and the values in TOFU's published logs): R = exp(l_right − mean l_wrong).
+    - "paper": the wrong answers' probabilities are averaged arithmetically (TOFU, equation 1).
+    - "compat": as OpenUnlearning computes it, 1e-10 in each denominator.
+    - "knowledge": the geometric R, scored as p_right / (p_right + p_wrong), as OpenUnlearning's meta-evaluation does.
+    """
+    mean = "arithmetic" if form == "paper" else "geometric"
+    return truth_ratio(right_nll, wrong_nll, mean=mean, compat=form == "compat")
+
+
+def score_of(ratio: np.ndarray, forget: bool, form: Form = "geometric") -> np.ndarray:
+    """The score of R on the forget set, or on a set that must stay: [n]. See `Form`.
+
+    "knowledge" has one score for both: lower is better on the forget set, higher on the others.
+    """
+    if form == "knowledge":
+        return knowledge_score(ratio)
+    return forget_score(ratio, compat=form == "compat") if forget else utility_score(ratio)
 
 
 def truth_ratio(
