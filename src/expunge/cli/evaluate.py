@@ -35,6 +35,16 @@ def evaluate(
     reference: Annotated[str | None, typer.Option("--reference", help="The model retrained without the data.")] = None,
     method: Annotated[str, typer.Option("--name", help="What to call the model in tables.")] = "unlearned",
     generate: Annotated[bool, typer.Option("--generate/--no-generate", help="Generate answers for ROUGE.")] = True,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also look inside: gradient norms, and with both controls the depth score.")
+    ] = False,
+    lens: Annotated[
+        str | None, typer.Option("--lens", metavar="LAYERS", help="Inner layers to read, as 8,12; none; default: four.")
+    ] = None,
+    truth_ratio: Annotated[
+        Literal["geometric", "paper", "compat", "knowledge"],
+        typer.Option("--truth-ratio", help="Its form: ours, TOFU's equation 1, OpenUnlearning's, p / (p + wrong)."),
+    ] = "geometric",
     limit: options.Limit = None,
     max_length: options.MaxLength = 512,
     chunk_tokens: options.ChunkTokens = None,
@@ -80,6 +90,9 @@ def evaluate(
             original=original,
             reference=reference,
             generate=generate,
+            lens_layers=_layers(lens),
+            deep=deep,
+            form=truth_ratio,
             max_length=max_length,
             batch_size=batch_size,
             dtype=dtype,
@@ -90,3 +103,15 @@ def evaluate(
         )
     Console().print(render_table(results))
     typer.echo(f"Written to {out} and {out.with_suffix('.html')}")
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    """The layers of --lens: "8,12", "none", or None for the default."""
+    if text is None:
+        return None
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"give whole numbers with commas, as 8,12, or none; not {text!r}") from None

@@ -1,16 +1,19 @@
 """`expunge evaluate`: one model, with its controls where given, on one suite."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
+from expunge.evaluation.metrics.truth_ratio import Form
 from expunge.evaluation.suites import Suite, choice, mmlu, recommendation, request_suite, sequential, tofu, wmdp
 from expunge.evaluation.suites.suite import Scoring
 from expunge.files import refuse_existing, write_json
 from expunge.models import load
 from expunge.reporting import write_report
 from expunge.request import Request
+from expunge.runs.beside import beside_original
 from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
 
@@ -82,6 +85,9 @@ def evaluate_model(
     max_length: int = 512,
     batch_size: int = 32,
     generate: bool = True,
+    lens_layers: Sequence[int] | None = None,
+    deep: bool = False,
+    form: Form = "geometric",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
     overwrite: bool = False,
@@ -90,7 +96,10 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Measure `model`, and the `original` and the retrained `reference` beside it where given, one at a time.
 
-    `reference`: a model, or the results.json of its evaluation on the same suite, made once and used again.
+    `reference`: a model, or the results.json of its evaluation on the same suite, made once and used again. With the
+    `original`, what the models write gets its fluency under it. `deep`: also the gradient-norm attack (a backward pass
+    over the forget and holdout sets) and, where original and reference are models, the unlearning depth score (about
+    layers/2 + 2 passes over the forget set for each). `lens_layers`, `form`: see `expunge.evaluate`.
 
     Writes `out` (results.json) and, beside it, the report of the same name ending in .html. Returns the results.
     """
@@ -117,8 +126,16 @@ def evaluate_model(
             batch_size=batch_size,
             reference=found.get("retrained"),
             generate=generate,
+            lens_layers=lens_layers,
+            deep=deep,
+            form=form,
             progress=listener.batch,
         )
+    if original is not None:
+        others = {role: roles[role] for role in folders if role != "original"}
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        sizes = {"max_length": max_length, "batch_size": batch_size}
+        found = beside_original(original, others, suite, found, deep=deep, listener=listener, **sizes, **options)
     made = hashes(folders, found)
     weights = made["models"]
     same = weights["unlearned"] == weights["original"] if {"unlearned", "original"} <= weights.keys() else None

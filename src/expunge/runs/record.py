@@ -134,6 +134,7 @@ def result(
         run["log"] = history.log
         run |= history.found
     run["notes"] = [*found["notes"], *(history.notes if history else ())]
+    run |= {name: found[name] for name in ("asked", "layers") if found[name]}
     run["examples"] = found["examples"]
     return run
 
