@@ -26,6 +26,9 @@ def evaluate(
         int | None,
         typer.Option("--prefix-tokens", min=1, help="request: given of a text to go on from; default: half."),
     ] = None,
+    make_wrong_answers: Annotated[
+        bool, typer.Option("--make-wrong-answers", help="request: by template where none are given, for truth ratio.")
+    ] = False,
     mmlu: Annotated[str | None, typer.Option("--mmlu", help="wmdp: MMLU's folder, as knowledge to keep.")] = None,
     shots: Annotated[int, typer.Option("--shots", help="mmlu: solved questions before each, 0 to 5.")] = 0,
     scoring: Annotated[
@@ -80,6 +83,7 @@ def evaluate(
         scoring=scoring,
         limit=limit,
         max_new_tokens=max_new_tokens,
+        make_wrong_answers=make_wrong_answers,
     )
     with printer(quiet=quiet) as listener:
         results = evaluate_model(

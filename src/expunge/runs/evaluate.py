@@ -38,13 +38,15 @@ def make_suite(
     scoring: Scoring = "letter",
     limit: int | None = None,
     max_new_tokens: int | None = None,
+    make_wrong_answers: bool = False,
 ) -> Suite:
     """The suite called `name`: "request" from a person's files, "tofu", "wmdp" and "mmlu" from the folder `data`,
     "recommendation", "sequential" and "choice" from the file or folder `data`.
 
     split: of tofu, whose data may also come from the hub. forget, retain, holdout: of request; running text in them is
     cut into chunks with the tokenizer of `model`, as `unlearn` does with the same `max_length` and `chunk_tokens`, and
-    `prefix_tokens` of each are given before the model goes on. mmlu_folder: of wmdp, the knowledge to keep. shots,
+    `prefix_tokens` of each are given before the model goes on; make_wrong_answers: by template, where none are given.
+    mmlu_folder: of wmdp, the knowledge to keep. shots,
     scoring: of wmdp and mmlu, see their suites.
 
     Raises ConfigurationError for an unknown suite or missing files.
@@ -70,7 +72,8 @@ def make_suite(
     if model is not None:
         cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
         request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
-    return request_suite(request, limit=limit, prefix_tokens=prefix_tokens, max_new_tokens=max_new_tokens or 64)
+    settings: dict[str, Any] = {"limit": limit, "prefix_tokens": prefix_tokens, "max_new_tokens": max_new_tokens or 64}
+    return request_suite(request, make_wrong_answers=make_wrong_answers, **settings)
 
 
 def evaluate_model(

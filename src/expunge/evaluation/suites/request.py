@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from expunge.errors import ConfigurationError
+from expunge.evaluation.suites.made import made_note, make_answers
 from expunge.evaluation.suites.suite import Suite, limit_note, subsample
 from expunge.request import Example, Request
 
@@ -17,6 +18,7 @@ def request_suite(
     limit: int | None = None,
     prefix_tokens: int | None = None,
     max_new_tokens: int = 200,
+    make_wrong_answers: bool = False,
 ) -> Suite:
     """The request's sets as a suite: forget, and retain and holdout where there are any.
 
@@ -28,6 +30,9 @@ def request_suite(
     Of running text, as the chunks of a book, the model is given `prefix_tokens` tokens (None: half) and has to go on:
     ROUGE-L compares what it writes with how the text goes on, extraction strength is of that part alone. Loss and
     perplexity are of the whole text.
+
+    make_wrong_answers: of forget and retain examples without wrong answers, make them by template (see
+    `expunge.evaluation.suites.made`), so that truth ratio and forget quality are there; a note says for how many.
 
     Raises ConfigurationError if a set in `utility` has the name of one of the request's own.
     """
@@ -43,12 +48,19 @@ def request_suite(
         "holdout": request.holdout,
     }
     whole = {name: examples for name, examples in whole.items() if examples or name in further}
+    sets = {name: subsample(examples, limit) for name, examples in whole.items()}
+    made: list[str | None] = []
+    if make_wrong_answers:
+        for name in ("forget", "retain"):
+            if name in sets:
+                sets[name], count = make_answers(sets[name], (*request.forget, *request.retain))
+                made.append(made_note(name, count, len(sets[name])))
     return Suite(
         name="request",
-        sets={name: subsample(examples, limit) for name, examples in whole.items()},
+        sets=sets,
         utility=tuple(name for name in ("retain", *further) if name in whole),
         with_options=tuple(with_options),
         prefix_tokens=prefix_tokens,
         max_new_tokens=max_new_tokens,
-        notes=(*request.warnings, *limit_note(whole, limit)),
+        notes=(*request.warnings, *limit_note(whole, limit), *(note for note in made if note)),
     )
