@@ -130,7 +130,7 @@ def no_op(
         fewest = min(each.n for each in tested)
         return Finding(
             "no_op",
-            f"None of {len(differences)} measures differs from the original's by more than noise, on {fewest} examples or "
+            f"Not one of {len(differences)} measures differs from the original's by more than noise, on {fewest} examples or "
             "more a set. If it forgot anything, these examples do not show it.",
             {"metrics": len(differences), "least_adjusted_p": min(each.adjusted for each in differences)},
         )

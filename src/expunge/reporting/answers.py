@@ -50,7 +50,7 @@ def chosen(rows: Sequence[Row], side: str, count: int = 12) -> list[Shown]:
     methods taken in turns), else those whose measure fell most from the original's. The other half is spread evenly
     over the rest, in the set's order. Answers are of each row's first run that recorded examples.
     """
-    tables = {row.label: (row, _examples(row, side)) for row in rows}
+    tables = {row.label: (row, examples_of(row, side)) for row in rows}
     tables = {label: (row, table) for label, (row, table) in tables.items() if table}
     keys = list(dict.fromkeys(key for _, table in tables.values() for key in table))
     rank = _still_known if side == "forget" else _fallen
@@ -64,7 +64,8 @@ def chosen(rows: Sequence[Row], side: str, count: int = 12) -> list[Shown]:
     return [_shown(key, tables) for key in picked]
 
 
-def _examples(row: Row, side: str) -> dict[str, dict[str, Any]]:
+def examples_of(row: Row, side: str) -> dict[str, dict[str, Any]]:
+    """The examples of one set, by what names them in every model's list, of the row's first run that recorded some."""
     for run in row.runs:
         items = (run.get("examples") or {}).get(side) or []
         if items:

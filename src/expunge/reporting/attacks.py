@@ -131,8 +131,8 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
     """How `row` stood the attack; None if it was not run on it.
 
     At each point the share that came back is (u − r) / (o − r), where u is what comes out of the row, r what comes out of
-    the retrained model under the same attack (0 where there is none) and o what the original says, attacked the same way
-    or, where it was not, unattacked. Points where the retrained model says nearly as much as the original say nothing.
+    the retrained model under the same attack (0 where there is none) and o what the original says before the attack, of a
+    measure that takes one, under it. Points where the retrained model says nearly as much as the original say nothing.
     """
     if row.label not in {label for step in attack.steps for label in step.cells}:
         return None
@@ -164,13 +164,15 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
 
 
 def _known(attack: Attack, step: Step, original: Row | None) -> float | None:
+    """What the original says before the attack; where the measure is not defined without one, under the attack."""
     if original is None:
         return None
-    attacked = step.cell(original, attack.key).mean
-    if attacked is not None and attack.kind != "relearn":
-        return attacked
-    first = attack.steps[0].cell(original, attack.key).mean
-    return first if first is not None else original.mean(attack.key)
+    values = (
+        attack.steps[0].cell(original, attack.key).mean,
+        original.mean(attack.key),
+        step.cell(original, attack.key).mean,
+    )
+    return next((value for value in values if value is not None), None)
 
 
 def _name(key: str) -> str:

@@ -36,14 +36,14 @@ TITLES = {
         "The tests look at how likely the examples are. A test that knows the method used, or compares with the "
         "original model, may tell more.",
     ),
+    "kept": (
+        "What must stay has stayed",
+        "Usefulness is measured on the sets listed here; what they do not cover may have changed.",
+    ),
     "attacks": (
         "It stays forgotten under attack",
         "Each attack was run with the budget written below, no more. A stronger or cleverer one may succeed where "
         "these did not.",
-    ),
-    "kept": (
-        "What must stay has stayed",
-        "Usefulness is measured on the sets listed here; what they do not cover may have changed.",
     ),
 }
 
@@ -79,8 +79,8 @@ def claims(
     return (
         _recites(row, scales, remaining, kept),
         _membership(row, scales),
-        _attacked(done),
         _kept(row, scales, kept),
+        _attacked(done),
     )
 
 

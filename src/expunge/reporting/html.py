@@ -8,42 +8,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.files import write_text
-from expunge.reporting import plots, solve, update, weights
+from expunge.reporting import plots, sections, solve, thresholds, update, weights
 from expunge.reporting.answers import MEMORISED, chosen
+from expunge.reporting.attacks import attacks
+from expunge.reporting.claims import TITLES
 from expunge.reporting.metrics import Metric, describe, number, percent
 from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, columns, leaderboard, pick
-from expunge.reporting.thresholds import ALPHA, CLOSE, DAMAGED, INTACT, UNTOUCHED
+from expunge.reporting.sections import flat
+from expunge.reporting.thresholds import CLOSE, INTACT
 from expunge.reporting.validation import check_results
-from expunge.reporting.verdict import Verdict, best, missing, summary, verdicts
+from expunge.reporting.verdict import alarms, best, best_first, missing, summary, verdicts
 
 HERE = Path(__file__).parent
-LIMITS = (
-    (
-        "Attacks.",
-        "The measures here ask the model directly. Someone who trains it a little further, compresses it, samples many "
-        "answers or starts the answer for it may bring back what "
-        "seems forgotten.",
-    ),
-    (
-        "Other words.",
-        "Examples are tested as they were given, or in the paraphrases the data holds. The same fact asked for in "
-        "another way, in another language or through a chain of questions is not tested.",
-    ),
-    (
-        "Other copies.",
-        "The same data may be known to the model from elsewhere in its training, in search indexes, caches or "
-        "backups; these are not looked at.",
-    ),
-    (
-        "Other abilities.",
-        "Usefulness is measured on the retain and general sets listed above; what they do not cover may have changed.",
-    ),
-    (
-        "No proof.",
-        "Numbers near the retrained model's are evidence, not a guarantee in the sense of differential privacy, and "
-        "not legal advice.",
-    ),
-)
 
 
 def write_report(results: dict[str, Any], out: Path | str) -> None:
@@ -59,23 +35,30 @@ def render_report(results: dict[str, Any]) -> str:
     """The report of `results` as HTML text. Raises ConfigurationError if `results` is malformed."""
     results = check_results(results)
     rows = leaderboard(results)
-    given = verdicts(rows)
+    found = attacks(rows)
+    given = best_first(verdicts(rows, found))
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, beside=beside, tidy=_tidy)
+    environment.filters.update(number=number, beside=beside, tidy=_tidy, signed=_signed)
     return environment.get_template("report.html.j2").render(
         title=str(results.get("title") or "What the model still remembers"),
         facts=_facts(results),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         summary=summary(rows, given),
-        verdicts=_best_first(given),
+        verdicts=given,
         winner=best(given) if len(given) > 1 else None,
+        claim_titles=TITLES,
+        alarms=alarms(rows),
+        limits=sections.limits(found),
         rows=rows,
         columns=[describe(key) for key in columns(rows)],
         distance=[describe(key).label for key in DISTANCE],
         has_distance=any(row.distance is not None for row in rows),
+        comparisons=sections.comparisons(rows),
         figures=_columns(_figures(rows)),
+        **sections.under_attack(rows, found),
+        **sections.example_by_example(rows),
         **_step_sizes(rows),
         solves_drawn=[(one, _inline(solve.curve(one, index))) for index, one in enumerate(solve.solves(rows))],
         **_weights(rows),
@@ -85,13 +68,16 @@ def render_report(results: dict[str, Any]) -> str:
         definitions=_definitions(rows),
         every=_every_metric(rows),
         settings=[(row.label, _settings(row), _seeds(row)) for row in rows],
-        environment=_flat(results.get("environment") or {}),
-        limits=LIMITS,
-        thresholds={
-            "memorised": MEMORISED, "close": CLOSE, "untouched": UNTOUCHED, "intact": INTACT, "damaged": DAMAGED,
-            "alpha": ALPHA,
-        },
-    )  # fmt: skip
+        environment=flat(results.get("environment") or {}),
+        hashes=flat(results.get("hashes") or {}),
+        thresholds={name.lower(): value for name, value in vars(thresholds).items() if name.isupper()}
+        | {"memorised": MEMORISED},
+    )
+
+
+def _signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return number(value) if value is None or value < 0 or not value else f"+{number(value)}"
 
 
 def _tidy(text: str) -> str:
@@ -99,15 +85,10 @@ def _tidy(text: str) -> str:
     return text.replace("ROUGE-L", "ROUGE\u2011L")
 
 
-def _best_first(given: Sequence[Verdict]) -> list[Verdict]:
-    """The methods by how well they did (`cost`), those that cannot be judged last."""
-    return sorted(given, key=lambda verdict: float("inf") if verdict.cost is None else verdict.cost)
-
-
 def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of what the page's head says about these results."""
     facts = [("Suite", results.get("suite")), ("Made", results.get("created")), ("expunge", results.get("version"))]
-    facts += [(key.replace("_", " ").capitalize(), value) for key, value in _flat(results.get("request") or {})]
+    facts += [(key.replace("_", " ").capitalize(), value) for key, value in flat(results.get("request") or {})]
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
@@ -200,31 +181,8 @@ def _warnings(results: dict[str, Any], rows: Sequence[Row]) -> list[str]:
 def _settings(row: Row) -> list[tuple[str, str]]:
     """The settings of a row's first run, and which other models took part."""
     models = {name: one for name, one in (row.runs[0].get("models") or {}).items() if one}
-    return _flat(row.runs[0].get("settings") or {}) + _flat(models, "models.")
+    return flat(row.runs[0].get("settings") or {}) + flat(models, "models.")
 
 
 def _seeds(row: Row) -> str:
     return ", ".join(str(run["seed"]) for run in row.runs if run.get("seed") is not None)
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, value) pairs of text."""
-    pairs = []
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(item, dict):
-            pairs += _flat(item, f"{name}.")
-        else:
-            pairs.append((name, _shown(item)))
-    return pairs
-
-
-def _shown(value: Any) -> str:
-    """A setting's value for a person."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

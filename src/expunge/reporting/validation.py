@@ -44,7 +44,7 @@ def check_results(results: Any, where: str = "results") -> dict[str, Any]:
     runs = results.get("runs")
     _expect(isinstance(runs, list), f"{where}: runs", "must be a list", runs)
     _expect(len(runs) > 0, f"{where}: runs", "must hold at least one run", runs)
-    for name in ("environment", "request"):
+    for name in ("environment", "request", "hashes"):
         _expect(isinstance(results.get(name) or {}, dict), f"{where}: {name}", "must be an object", results.get(name))
     _expect(_texts(results.get("warnings") or []), f"{where}: warnings", "must be a list of texts", results)
     for index, run in enumerate(runs):
@@ -77,7 +77,10 @@ def _check_run(run: Any, where: str) -> None:
     _expect(isinstance(examples, dict), f"{where}.examples", "must be an object of lists", examples)
     for name, items in examples.items():
         _expect(_objects(items or []), f'{where}.examples["{name}"]', "must be a list of objects", items)
-
+    _check_comparison(run, where)
+    _expect(_objects(run.get("attacks") or []), f"{where}.attacks", "must be a list of objects", run.get("attacks"))
+    for index, one in enumerate(run.get("attacks") or []):
+        _check_attack(one, f"{where}.attacks[{index}]")
     if run.get("attribution") is not None:
         _check_attribution(run["attribution"], f"{where}.attribution")
     if run.get("search") is not None:
@@ -91,6 +94,46 @@ def _check_run(run: Any, where: str) -> None:
         _expect(_number_or_none(value), f"{where}.update.{name}", "must be a number or null", value)
     for name, value in (run.get("models") or {}).items():
         _expect(value is None or isinstance(value, dict), f"{where}.models.{name}", "must be an object or null", value)
+
+
+def _check_comparison(run: dict[str, Any], where: str) -> None:
+    """The differences to other models, and what the detectors found."""
+    against = run.get("against") or {}
+    _expect(isinstance(against, dict), f"{where}.against", "must be an object of lists", against)
+    for name, differences in against.items():
+        _expect(name in MODELS, f"{where}.against", f"must have keys among {', '.join(MODELS)}", name)
+        _expect(_objects(differences), f"{where}.against.{name}", "must be a list of objects", differences)
+        for index, one in enumerate(differences):
+            at = f"{where}.against.{name}[{index}]"
+            _expect(_named(one.get("metric")), f"{at}.metric", "must name a metric", one.get("metric"))
+            _expect(isinstance(one.get("beyond_noise"), bool), f"{at}.beyond_noise", "must be true or false", one)
+            for key in ("difference", "low", "high", "p", "adjusted", "n"):
+                holds = key in one and _number_or_none(one[key])
+                _expect(holds, f"{at}.{key}", "must be a number or null", one.get(key))
+    found = run.get("findings") or []
+    _expect(_objects(found), f"{where}.findings", "must be a list of objects", found)
+    for index, one in enumerate(found):
+        for key in ("name", "text"):
+            _expect(_named(one.get(key)), f"{where}.findings[{index}].{key}", "must be a text", one.get(key))
+
+
+def _check_attack(one: dict[str, Any], where: str) -> None:
+    _expect(_named(one.get("kind")), f"{where}.kind", "must name an attack", one.get("kind"))
+    _expect(isinstance(one.get("settings") or {}, dict), f"{where}.settings", "must be an object", one.get("settings"))
+    _expect(_number_or_none(one.get("seconds")), f"{where}.seconds", "must be a number", one.get("seconds"))
+    _expect(_texts(one.get("notes") or []), f"{where}.notes", "must be a list of texts", one.get("notes"))
+    _expect(_objects(one.get("examples") or []), f"{where}.examples", "must be a list of objects", one.get("examples"))
+    points = one.get("points")
+    _expect(_objects(points), f"{where}.points", "must be a list of objects", points)
+    for index, point in enumerate(points):
+        at = f"{where}.points[{index}]"
+        _expect(_numbers([point.get("at")]), f"{at}.at", "must be a number", point.get("at"))
+        _expect(_named(point.get("label")), f"{at}.label", "must be a text", point.get("label"))
+        metrics, intervals = point.get("metrics"), point.get("intervals") or {}
+        fits = isinstance(metrics, dict) and all(map(_number_or_none, metrics.values()))
+        _expect(fits, f"{at}.metrics", "must be an object of numbers", metrics)
+        fits = isinstance(intervals, dict) and all(map(_interval, intervals.values()))
+        _expect(fits, f"{at}.intervals", "must be an object of [low, high]", intervals)
 
 
 def _check_attribution(found: Any, where: str) -> None:

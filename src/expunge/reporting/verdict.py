@@ -63,11 +63,13 @@ def _judge(row: Row, scales: Scales, rows: Sequence[Row], found: Sequence[Attack
     given = claims(row, scales, remaining, kept, outcomes(row, rows, found))
     detected = findings(row)
     level, word = _grade(remaining, kept, _overshot(row, retrained, scales.forget), retrained is not None)
-    level, word = _lowered(level, word, {claim.name: claim.level for claim in given}, detected)
+    levels = {claim.name: claim.level for claim in given}
+    level, word = _lowered(level, word, levels, detected)
     if original is not None and "never_memorised" in findings(original):
         level, word = UNKNOWN, "Nothing to forget"
     ordered = sorted(given, key=lambda claim: claim.name != "kept") if word == "Model damaged" else given
-    warned = tuple(one["text"] for one in detected.values())
+    covered = {"over_forgotten": levels["membership"] == FAILED, "damaged": word == "Model damaged"}
+    warned = tuple(one["text"] for name, one in detected.items() if not covered.get(name))
     return Verdict(
         row=row, level=level, word=word, claims=tuple(ordered), warnings=warned, remaining=remaining, kept=kept
     )
@@ -132,11 +134,15 @@ def _grade(remaining: float | None, kept: float | None, overshot: bool, gold: bo
     return GOOD, "Close to the retrained model" if gold else "Forgotten, as far as measured"
 
 
+def best_first(given: Sequence[Verdict]) -> list[Verdict]:
+    """The methods by level, then by `cost`; those that cannot be judged after those that partly did well."""
+    order = (GOOD, PARTIAL, UNKNOWN, FAILED)
+    return sorted(given, key=lambda one: (order.index(one.level), float("inf") if one.cost is None else one.cost))
+
+
 def best(given: Sequence[Verdict]) -> Verdict | None:
-    """The verdict with the smallest cost; None if no method has both."""
-    judged = [(verdict.cost, index) for index, verdict in enumerate(given)]
-    known = [(cost, index) for cost, index in judged if cost is not None]
-    return given[min(known)[1]] if known else None
+    """The first of `best_first` whose cost is known; None if no method's is."""
+    return next((verdict for verdict in best_first(given) if verdict.cost is not None), None)
 
 
 def summary(rows: Sequence[Row], given: Sequence[Verdict]) -> str:
@@ -147,20 +153,31 @@ def summary(rows: Sequence[Row], given: Sequence[Verdict]) -> str:
         " The comparison with the gold standard, a model retrained without the data, is missing."
     )  # fmt: skip
     if len(given) == 1:
-        return f"{given[0].row.label}: {_lower(given[0].word)}.{control}"
+        return f"{given[0].row.label}: {_lower(given[0].word)}.{_untested(given[0])}{control}"
     winner = best(given)
     if winner is None:
         return f"{len(given)} methods were run; none can be judged by these numbers.{control}"
     good = [verdict.row.label for verdict in given if verdict.level == GOOD]
     if good:
         count = f"{len(good)} of {len(given)} methods forgot the data and kept the model useful"
-        return f"{count}; {winner.row.label} gives the best balance.{control}"
+        return f"{count}; {winner.row.label} gives the best balance.{_untested(winner)}{control}"
     if winner.level == FAILED:
         return f"None of the {len(given)} methods worked: each left the data in place or damaged the model.{control}"
     return (
         f"None of the {len(given)} methods fully forgot the data and kept the model intact; {winner.row.label} "
         f"comes closest.{control}"
     )
+
+
+def _untested(verdict: Verdict) -> str:
+    """A caveat for a good verdict that no attack has tried."""
+    tested = any(claim.name == "attacks" and claim.parts for claim in verdict.claims)
+    return "" if tested or verdict.level != GOOD else " Whether it stays forgotten under attack was not tested."
+
+
+def alarms(rows: Sequence[Row]) -> list[str]:
+    """What the detectors say of the controls, which bears on every verdict."""
+    return [one["text"] for row in rows if row.model != "unlearned" for one in findings(row).values()]
 
 
 def _lower(text: str) -> str:
