@@ -17,6 +17,7 @@ from expunge.cli import (
     methods,
     metrics,
     patch,
+    report,
     unlearn,
 )
 from expunge.errors import ExpungeError
@@ -36,6 +37,7 @@ app.command()(evaluate.evaluate)
 app.command()(attack.attack)
 app.command()(methods.methods)
 app.command()(metrics.metrics)
+app.command()(report.report)
 app.command()(convert.convert)
 app.command()(edit.edit)
 app.command()(influence.influence)

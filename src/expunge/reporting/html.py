@@ -12,6 +12,7 @@ from expunge.reporting import plots, sections, solve, thresholds, update, weight
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.attacks import attacks
 from expunge.reporting.claims import TITLES
+from expunge.reporting.markdown import render_markdown
 from expunge.reporting.metrics import Metric, describe, number, percent
 from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, columns, leaderboard, pick
 from expunge.reporting.sections import flat
@@ -23,12 +24,15 @@ HERE = Path(__file__).parent
 
 
 def write_report(results: dict[str, Any], out: Path | str) -> None:
-    """Write the report of `results` (the content of results.json) to the file `out`, in one step.
+    """Write the report of `results` (the content of results.json) to the file `out`, and as Markdown to the same name
+    ending in .md, each in one step.
 
     The page is self-contained: styles and pictures are inline, nothing is loaded. All its numbers come from
     `results`. Raises ConfigurationError if `results` is malformed and OutputError if `out` cannot be written.
     """
-    write_text(Path(out), render_report(results))
+    page, text = render_report(results), render_markdown(results)
+    write_text(Path(out), page)
+    write_text(Path(out).with_suffix(".md"), text)
 
 
 def render_report(results: dict[str, Any]) -> str:

@@ -125,7 +125,7 @@ def _check_attack(one: dict[str, Any], where: str) -> None:
     _expect(_objects(one.get("examples") or []), f"{where}.examples", "must be a list of objects", one.get("examples"))
     points = one.get("points")
     _expect(_objects(points), f"{where}.points", "must be a list of objects", points)
-    for index, point in enumerate(points):
+    for index, point in enumerate(points or ()):
         at = f"{where}.points[{index}]"
         _expect(_numbers([point.get("at")]), f"{at}.at", "must be a number", point.get("at"))
         _expect(_named(point.get("label")), f"{at}.label", "must be a text", point.get("label"))
