@@ -85,8 +85,10 @@ def chosen_layers(count: int, most: int = MOST_LAYERS) -> tuple[int, ...]:
 
     Facts show from the middle layers on (Geva et al. 2023, arXiv 2304.14767); the last layer is the model itself.
     """
+    if count < 2:
+        return ()
     first = max(1, count // 2)
-    return tuple(sorted({round(first + step * (count - 1 - first) / max(1, most - 1)) for step in range(most)} - {0}))
+    return tuple(sorted({round(first + step * (count - 1 - first) / max(1, most - 1)) for step in range(most)}))
 
 
 def lens(loaded: Loaded, items: Collection[Encoded], layers: Sequence[int] | None = None) -> Lens | str:

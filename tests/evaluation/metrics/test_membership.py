@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from expunge.evaluation.metrics.membership import auc, loss, min_k, min_k_plus_plus, tpr_at_fpr, zlib
+from expunge.evaluation.metrics.membership import (
+    auc,
+    loss,
+    min_k,
+    min_k_plus_plus,
+    privleak,
+    reference,
+    tpr_at_fpr,
+    zlib,
+)
 from expunge.evaluation.records import Record
 
 
@@ -79,3 +88,25 @@ def test_tpr_is_the_best_over_all_thresholds(fpr: float, ties: bool) -> None:
     best = max((forget < t).mean() for t in thresholds if (holdout < t).mean() <= fpr)
     assert tpr_at_fpr(forget, holdout, fpr) == pytest.approx(best)
     assert 0 < best < 1
+
+
+def test_reference_attack_by_hand() -> None:
+    records = [
+        Record(np.array(values), np.ones(len(values), bool), np.zeros(len(values)), np.ones(len(values)), False)
+        for values in ([-1.0, -3.0], [-0.5])
+    ]
+    np.testing.assert_allclose(reference(records, np.array([3.0, 0.25])), [-1.0, 0.25])
+
+
+def test_privleak_as_muse_counts_it() -> None:
+    """MUSE's AUC has the forgotten examples as the unseen ones; theirs is 1 − ours."""
+    rng = np.random.default_rng(3)
+    forget, holdout, retrained = rng.normal(-1, 1, 50), rng.normal(0, 1, 60), rng.normal(-0.2, 1, 50)
+    muse = [mannwhitneyu(scores, holdout).statistic / 3000 for scores in (forget, retrained)]  # P(forget above holdout)
+    found = privleak(auc(forget, holdout), auc(retrained, holdout))
+    assert found == pytest.approx(100 * (muse[0] - muse[1]) / muse[1])
+    assert found < 0
+    assert privleak(1.0, 0.5) == -100
+    assert privleak(0.5, 0.5) == 0
+    assert privleak(0.0, 0.5) == 100
+    assert np.isnan(privleak(0.7, 1.0))

@@ -14,6 +14,8 @@ LEAST_WORDS = 8  # below, a repeated run says nothing
 BROKEN = 0.5  # share of runs repeated, or of words unlike words, from which a text is no language
 RANDOM = 0.75  # of log V: mean NLL from which a text is hardly likelier than tokens drawn at random
 LONGEST_WORD = 25
+PUNCTUATION = "-–—.,;:!?&/…'\"“”‘’()"
+LATIN = 0x24F  # the last letter of the extended Latin alphabets
 
 # phrases in which models and the field's refusal data sets decline to answer or say that they do not know
 REFUSALS = (
@@ -82,17 +84,21 @@ def _garbled(text: str) -> bool:
 def _word_like(part: str) -> bool:
     """Letters in one piece (joined by - ' ’ . / at most), or a number; not endless, not one letter over and over.
 
-    A capital within a word and an alphabet that changes within it are what pieces of words glued together show.
+    A capital within a word and figures within it are what pieces of words glued together show. Scripts other than the
+    Latin one are taken as they are.
     """
-    core = part.strip("\"'“”‘’«»()[]{}<>.,;:!?…*_-–—/&%$€£#°+=")
+    core = re.sub(r"^\W+|\W+$", "", part)
     if not core:
-        return len(part) <= 3
-    if len(core) > LONGEST_WORD or re.search(r"(.)\1{3}", core):
+        return all(character in PUNCTUATION for character in part)
+    if re.search(r"(.)\1{3}", core):
+        return False
+    if any(ord(character) > LATIN for character in core if character.isalpha()):
+        return True
+    if len(core) > LONGEST_WORD:
         return False
     if re.fullmatch(r"[\d.,:/×x%-]+(st|nd|rd|th|s|m|km|kg|pm|am)?", core, re.IGNORECASE):
         return True
-    pieces = re.split(r"[-'’./&–—]", core)
-    return all(_piece(piece) for piece in pieces if piece)
+    return all(_piece(piece) for piece in re.split(r"[-'’./&–—]", core) if piece)
 
 
 def _piece(piece: str) -> bool:
@@ -100,7 +106,7 @@ def _piece(piece: str) -> bool:
         return False
     if any(character.isdigit() for character in piece):
         return len(piece) <= 6
-    return piece.isupper() or piece.islower() or piece[1:].islower() or piece[:2] in ("Mc", "O’") or not piece.isascii()
+    return piece.isupper() or piece.islower() or piece[1:].islower() or piece[:2] == "Mc"
 
 
 def _words(text: str) -> list[str]:
