@@ -12,11 +12,11 @@ def evaluate(
     model: options.Model,
     out: Annotated[Path, typer.Option("--out", help="JSON file to write; the report goes beside it as .html.")],
     suite: Annotated[
-        Literal["request", "tofu", "wmdp", "mmlu", "recommendation", "sequential", "choice"],
+        Literal["request", "tofu", "muse", "wmdp", "mmlu", "recommendation", "sequential", "choice"],
         typer.Option("--suite", help="What to measure on."),
     ] = "request",
     data: Annotated[
-        str | None, typer.Option("--data", help="A benchmark's folder or file; of tofu also a hub id.")
+        str | None, typer.Option("--data", help="A benchmark's folder or file; of tofu and muse also a hub id.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="tofu: forget01, forget05 or forget10.")] = "forget10",
     forget: Annotated[Path | None, typer.Option("--forget", help="request: JSONL or .txt of the forget set.")] = None,

@@ -57,7 +57,8 @@ def paired(one: Evaluation, other: Evaluation, *, seed: int = 0) -> list[Differe
     tables = {name: pair for name, pair in sets.items() if pair[0]}
     found: dict[str, tuple[float, float, float, float, int]] = {}
     for stream, (name, pair) in enumerate(sorted(tables.items())):
-        keys = [key for key in one.metrics if key.startswith(f"{name}.") and key in other.metrics]
+        known = next(iter(pair[0].values()))  # a row may hold a metric under its whole name
+        keys = [key for key in one.metrics if key in other.metrics and (key.startswith(f"{name}.") or key in known)]
         found |= _means(name, keys, pair, stream, seed)
     found |= _membership(one, other, tables)
     utility = _utility(one, other, tables)

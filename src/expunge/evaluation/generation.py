@@ -30,6 +30,7 @@ def generate(
     known: Sequence[Sequence[int]] | None = None,
     max_new_tokens: int = 200,
     batch_size: int = 32,
+    stops: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[str]:
     """The model's greedy continuation of each prompt (token ids), as text without special tokens or outer white space.
@@ -43,6 +44,7 @@ def generate(
     of few rows costs about as much as one of many.
     known: for each prompt, tokens its continuation is known to begin with, as where a scoring pass found the first
     tokens of an answer to be the model's likeliest; they are taken as generated.
+    stops: a text is cut before the first place where one of these stands.
 
     Raises ConfigurationError for an empty prompt, one longer than the model's positions, or max_new_tokens below 1.
     """
@@ -60,7 +62,7 @@ def generate(
             loaded, [list(ids) for ids in begun], max_new_tokens, known=list(begun.values()),
             batch_size=_rows_at_once(loaded, batch_size, max(map(len, begun), default=0) + max_new_tokens), told=tell,
         )  # fmt: skip
-    texts = {prompt: _text(loaded, tokens) for prompt, tokens in zip(begun, new, strict=True)}
+    texts = {prompt: _text(loaded, tokens, stops) for prompt, tokens in zip(begun, new, strict=True)}
     return [texts[tuple(prompt)] for prompt in prompts]
 
 
@@ -151,8 +153,11 @@ def _check(loaded: Loaded, prompts: Iterable[Sequence[int]], max_new_tokens: int
             )
 
 
-def _text(loaded: Loaded, tokens: Sequence[int]) -> str:
-    return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+def _text(loaded: Loaded, tokens: Sequence[int], stops: Sequence[str] = ()) -> str:
+    text = str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True))
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text.strip()
 
 
 def _room(loaded: Loaded, length: int, max_new_tokens: int) -> int:

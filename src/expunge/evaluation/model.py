@@ -30,6 +30,8 @@ from expunge.evaluation.summary import (
     set_means,
     utility_parts,
 )
+from expunge.evaluation.writing import summarise as summarise_writings
+from expunge.evaluation.writing import write
 from expunge.gradients.example_norms import gradient_norms
 from expunge.models import Loaded
 
@@ -88,12 +90,12 @@ def evaluate(
     found: dict[str, Measured] = {}
     if plans:
         reader, unread = _lens(loaded, plans, lens_layers)
-        found = _measure(loaded, plans, reader=reader, form=form, **asking)
+        found = _measure(loaded, plans, suite.silent, reader=reader, form=form, **asking)
         layers = _profile(reader, found["forget"])
         norms = _gradient_norms(loaded, plans, batch_size, progress) if deep and "holdout" in found else {}
         summary, more = _summarise(suite, found, reference, norms, generate)
         plain, why_not = controls.forget_quality(found["forget"], reference)
-        notes = [*_gaps(plans), *more, unread, why_not]
+        notes = [*_gaps(plans, suite.silent), *more, unread, why_not]
         if form != "geometric":
             notes.append(f"the truth ratio is in the form {form!r}")
     asked, rows, more = _questions(loaded, suite, encoder, **asking)
@@ -118,6 +120,7 @@ def evaluate(
 def _measure(
     loaded: Loaded,
     plans: Sequence[Plan],
+    silent: Sequence[str],
     *,
     reader: Lens | None,
     form: Form,
@@ -125,11 +128,11 @@ def _measure(
     batch_size: int,
     progress: Progress | None,
 ) -> dict[str, Measured]:
-    """One scoring pass and one generation pass (without `new_tokens`, none) over all sets."""
+    """One scoring pass over all sets, one generation pass (without `new_tokens`, none) over those not `silent`."""
     encoded = [item for each in plans for item in each.encoded]
     records = iter(score(loaded, encoded, batch_size=batch_size, lens=reader, progress=progress))
     found = {each.name: [next(records) for _ in each.encoded] for each in plans}
-    speaking = [each for each in plans if new_tokens is not None and each.name != "holdout"]
+    speaking = [each for each in plans if new_tokens is not None and each.name not in silent]
     texts: Iterator[str] = iter(())
     if speaking and new_tokens is not None:
         prompts = [ids for each in speaking for ids in each.prompts if ids is not None]
@@ -200,19 +203,27 @@ def _questions(
     batch_size: int,
     progress: Progress | None,
 ) -> tuple[Summary, dict[str, list[dict[str, Any]]], list[str]]:
-    """The suite's quizzes and choices: their metrics, their examples, and notes."""
+    """The suite's quizzes, choices and writings: their metrics, their examples, and notes."""
     running: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     answered = {name: answer(loaded, quiz, suite.scoring, **running) for name, quiz in suite.quizzes.items()}
     running["new_tokens"] = new_tokens
     chosen = {name: choose(loaded, name, choice, encoder, **running) for name, choice in suite.choices.items()}
+    del running["new_tokens"]
+    asked = suite.writings.items() if new_tokens is not None else ()
+    written = {key: write(loaded, key, writing, **running) for key, writing in asked}
     rows = {name: each.details(name) for name, each in answered.items()}
+    rows |= {each.name: each.details() for each in written.values()}
     summary: Summary = {}
     notes: list[str] = []
     if answered:
         summary, notes = summarise_quizzes(suite, answered)
     if chosen:
-        asked, more = summarise_choices(chosen.values())
-        summary, notes = summary | asked, notes + more
+        of_choices, more = summarise_choices(chosen.values())
+        summary, notes = summary | of_choices, notes + more
+    of_writings, more = summarise_writings(written)
+    summary, notes = summary | of_writings, notes + more
+    if len(written) < len(suite.writings):
+        notes.append(f"{', '.join(suite.writings)}: nothing was generated, so they are absent")
     return summary, rows | {name: each.details() for name, each in chosen.items()}, notes
 
 
@@ -260,7 +271,7 @@ def _summarise(
         summary["model_utility"] = model_utility(parts, summary, draws)
         names = ", ".join(f"{name}.{metric}" for name, metric in parts)
         notes.append(f"model_utility is the harmonic mean of {names}")
-    else:
+    elif not suite.writings:
         reason = "nothing was generated" if parts else "the suite names no set that must stay"
         notes.append(f"model_utility is absent: {reason}")
     return summary, notes
@@ -284,12 +295,12 @@ def _attacks(
     return summary | leak, [why_not]
 
 
-def _gaps(plans: list[Plan]) -> list[str]:
+def _gaps(plans: list[Plan], silent: Sequence[str]) -> list[str]:
     """What some examples of a set lack, so that a mean over the rest is not taken for one over all."""
     notes = []
     for each in plans:
         texts, total = sum(ids is None for ids in each.prompts), len(each.examples)
-        if texts and each.name != "holdout":
+        if texts and each.name not in silent:
             notes.append(f"{each.name}: {texts} of {total} running texts are too short for a prefix: no rouge_l")
         bare = sum(not items for items in each.wrong)
         if bare:

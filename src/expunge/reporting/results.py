@@ -34,6 +34,12 @@ QUIZ_COLUMNS = {
         "mmlu": "MMLU\nall\n↑",
     }.items()
 }  # fmt: skip
+# where texts were to be gone on from (MUSE)
+WRITTEN_COLUMNS = {
+    "forget.verbmem": "forget\nVerb-\nMem ↓", "forget.knowmem": "forget\nKnow-\nMem ↓", "privleak": "Priv-\nLeak\n→ 0",
+    "retain.knowmem": "retain\nKnow-\nMem ↑", "forget.extraction_strength": "forget\nextrac-\ntion ↓",
+    "mia.min_k.auc": "min-k\nAUC\n→",
+}  # fmt: skip
 # where examples with options were put: key -> heading, and what guessing gets
 CHOICE_COLUMNS = {
     "recommendation.auc": ("yes/no\nAUC\n↑", 0.5),
@@ -50,11 +56,11 @@ DISTANCE = tuple(key for key in COLUMNS if key != "forget_quality")
 # the first of these that was measured stands for "how much it still remembers" and "how useful it still is"
 FORGET_KEYS = (
     "forget.extraction_strength", "forget.exact_memorization", "forget.rouge_l", "forget.probability",
-    "wmdp.accuracy", "wmdp.accuracy_text",
+    "forget.verbmem", "forget.knowmem", "wmdp.accuracy", "wmdp.accuracy_text",
 )  # fmt: skip
 UTILITY_KEYS = (
-    "model_utility", "retain.rouge_l", "retain.probability", "retain.extraction_strength", "mmlu.accuracy",
-    "mmlu.accuracy_text", "recommendation.auc", "sequential.hit_ratio", "sequential.option_accuracy",
+    "model_utility", "retain.knowmem", "retain.rouge_l", "retain.probability", "retain.extraction_strength",
+    "mmlu.accuracy", "mmlu.accuracy_text", "recommendation.auc", "sequential.hit_ratio", "sequential.option_accuracy",
     "choice.option_accuracy",
 )  # fmt: skip
 NAMES = {
@@ -138,6 +144,8 @@ def columns(rows: Sequence[Row]) -> dict[str, str]:
     measured = {key for row in rows for key in row.metrics}
     headings = QUIZ_COLUMNS | {key: heading for key, (heading, _) in CHOICE_COLUMNS.items()}
     asked = {key: heading for key, heading in headings.items() if key in measured}
+    if measured & {"forget.verbmem", "forget.knowmem"}:
+        return {key: heading for key, heading in (WRITTEN_COLUMNS | asked).items() if key in measured}
     return {**(COLUMNS if not asked or measured & COLUMNS.keys() else {}), **asked}
 
 
@@ -266,6 +274,8 @@ def _stacked(cell: Cell) -> str:
 
 def _bare(value: float) -> str:
     """Two decimals without the leading zero, as the interval must fit below a number: .05, -.10, 1.0."""
+    if abs(value) >= 10:
+        return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 0.995 else f"{value:.2f}".replace("0.", ".", 1)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.metrics.truth_ratio import Form
-from expunge.evaluation.suites import Suite, choice, mmlu, recommendation, request_suite, sequential, tofu, wmdp
+from expunge.evaluation.suites import Suite, choice, mmlu, muse, recommendation, request_suite, sequential, tofu, wmdp
 from expunge.evaluation.suites.suite import Scoring
 from expunge.files import refuse_existing, write_json
 from expunge.models import load
@@ -17,7 +17,7 @@ from expunge.runs.beside import beside_original
 from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
 
-SUITES = ("request", "tofu", "wmdp", "mmlu", "recommendation", "sequential", "choice")
+SUITES = ("request", "tofu", "muse", "wmdp", "mmlu", "recommendation", "sequential", "choice")
 
 
 def make_suite(
@@ -40,10 +40,10 @@ def make_suite(
     max_new_tokens: int | None = None,
     make_wrong_answers: bool = False,
 ) -> Suite:
-    """The suite called `name`: "request" from a person's files, "tofu", "wmdp" and "mmlu" from the folder `data`,
+    """The suite called `name`: "request" from a person's files, "tofu", "muse", "wmdp" and "mmlu" from the folder `data`,
     "recommendation", "sequential" and "choice" from the file or folder `data`.
 
-    split: of tofu, whose data may also come from the hub. forget, retain, holdout: of request; running text in them is
+    split: of tofu, whose data (as of muse) may also come from the hub. forget, retain, holdout: of request; running text is
     cut into chunks with the tokenizer of `model`, as `unlearn` does with the same `max_length` and `chunk_tokens`, and
     `prefix_tokens` of each are given before the model goes on; make_wrong_answers: by template, where none are given.
     mmlu_folder: of wmdp, the knowledge to keep. shots,
@@ -53,6 +53,12 @@ def make_suite(
     """
     if name == "tofu":
         return tofu(data or "locuslab/TOFU", split, limit, max_new_tokens=max_new_tokens or 200)
+    if name == "muse":
+        if max_new_tokens is not None:
+            raise ConfigurationError(
+                "The suite `muse` writes 128 and 32 tokens, as published: leave --max-new-tokens out."
+            )
+        return muse(data or "muse-bench/MUSE-News", limit)
     if name in ("wmdp", "mmlu"):
         if data is None:
             raise ConfigurationError(f"The suite `{name}` reads its questions from a folder: give --data.")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from expunge.data.benchmarks import hub
 from expunge.errors import ConfigurationError, RequestError
 from expunge.request import ALIASES, KNOWN, Example, parse_example, read_examples
 
@@ -37,15 +38,10 @@ def read(source: Path | str, name: str) -> tuple[Example, ...]:
     Raises RequestError, naming the file, if it is missing or malformed.
     """
     folder = Path(source)
-    examples = _from_folder(folder, name) if _is_folder(folder) else _from_hub(str(source), name)
+    examples = _from_folder(folder, name) if hub.is_folder(folder) else _from_hub(str(source), name)
     return tuple(
         example if example.id else replace(example, id=f"{name}/{index}") for index, example in enumerate(examples)
     )
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether `path` is meant as a folder: it exists, or it does not look like "owner/name"."""
-    return path.exists() or path.is_absolute() or len(path.parts) != 2 or path.parts[0].startswith((".", "~"))
 
 
 def _from_folder(folder: Path, name: str) -> tuple[Example, ...]:
@@ -61,21 +57,7 @@ def _from_folder(folder: Path, name: str) -> tuple[Example, ...]:
 
 
 def _from_hub(source: str, name: str) -> tuple[Example, ...]:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise RequestError(
-            f"{source} is not a folder here, and reading it from the hub needs the datasets package: "
-            "pip install 'expunge[hub]', or give a folder that holds TOFU's files."
-        ) from None
-    try:
-        rows = load_dataset(source, name, split="train")
-    except Exception as error:  # the hub's client raises many kinds, all of which mean the same to the person
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise RequestError(
-            f"{source} is not a folder here, and {name} could not be read from the hub: {reason} "
-            "Check the name and the network, or give a folder that holds TOFU's files."
-        ) from error
+    rows = hub.rows(source, name, benchmark="TOFU")
     return tuple(parse_example(_known(row), f"{source}/{name}:{number}") for number, row in enumerate(rows, start=1))
 
 

@@ -10,16 +10,19 @@ from functools import cache
 import numpy as np
 
 
-def rouge_l(responses: Sequence[str], generations: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """ROUGE-L recall and F1 of each generation against its response, stemmed: two arrays [n] between 0 and 1.
+def rouge_l(
+    responses: Sequence[str], generations: Sequence[str], *, stemmed: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """ROUGE-L recall and F1 of each generation against its response: two arrays [n] between 0 and 1.
 
     With L the length of the longest common subsequence of words: recall L / |response|, precision L / |generation|,
     F1 their harmonic mean; 0 where either has no words. High is bad on the forget set and good on the retain set.
-    Words are runs of a–z and 0–9: of text in other scripts nothing is left. Source: Lin 2004.
+    Words are runs of a–z and 0–9, `stemmed` unless said otherwise: of text in other scripts nothing is left. Source:
+    Lin 2004.
     """
     recall, f1 = np.zeros(len(responses)), np.zeros(len(responses))
     for index, (response, generation) in enumerate(zip(responses, generations, strict=True)):
-        right, given = words(response), words(generation)
+        right, given = words(response, stemmed=stemmed), words(generation, stemmed=stemmed)
         common = longest_common_subsequence(right, given)
         if common:
             recall[index] = common / len(right)
@@ -27,11 +30,11 @@ def rouge_l(responses: Sequence[str], generations: Sequence[str]) -> tuple[np.nd
     return recall, f1
 
 
-def words(text: str) -> list[str]:
-    """The lower-case, stemmed words rouge-score sees."""
+def words(text: str, *, stemmed: bool = True) -> list[str]:
+    """The lower-case words rouge-score sees, or their stems."""
     from rouge_score.tokenize import tokenize  # imports nltk, which takes its time
 
-    return tokenize(text, _stemmer())
+    return tokenize(text, _stemmer() if stemmed else None)
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:

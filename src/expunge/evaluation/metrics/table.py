@@ -189,6 +189,30 @@ def _generation() -> Iterator[Metric]:
     )
 
 
+def _writings() -> Iterator[Metric]:
+    yield Metric(
+        "verbmem",
+        "VerbMem",
+        "ROUGE-L F1 of 128 tokens written after an excerpt",
+        "How much of a text comes back when the model goes on from an excerpt of it: ROUGE-L F1 of the next 128 tokens.",
+        LOWER,
+        HIGHER,
+        "MUSE (arXiv 2407.06460)",
+        "the suite muse; generation",
+    )
+    yield Metric(
+        "knowmem",
+        "KnowMem",
+        "ROUGE-L F1 of up to 32 tokens written after solved questions and a question",
+        "How well the model answers short questions about the texts: ROUGE-L F1 of what it writes against the answer. On "
+        "texts that must stay this is MUSE's measure of utility.",
+        LOWER,
+        HIGHER,
+        "MUSE (arXiv 2407.06460)",
+        "the suite muse; generation",
+    )
+
+
 def _choices() -> Iterator[Metric]:
     yield Metric(
         "accuracy",
@@ -411,6 +435,6 @@ def _membership() -> Iterator[Metric]:
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for family in (_memorization, _generation, _choices, _suite_level, _membership)
+    for family in (_memorization, _generation, _writings, _choices, _suite_level, _membership)
     for metric in family()
 }

@@ -45,17 +45,38 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """Texts a model is to go on from by itself, compared with how they should go on (see `expunge.evaluation.writing`).
+
+    examples: the prompt, and as response what should follow. lead: stands before each prompt, such as solved questions.
+    form: how a prompt is put, `{}` standing for it; no chat template is used. max_new_tokens: how long a continuation
+    may be, and of a longer response how much counts. stops: what ends a continuation, and is not part of it.
+    """
+
+    examples: tuple[Example, ...]
+    max_new_tokens: int
+    lead: str = ""
+    form: str = "{}"
+    stops: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ConfigurationError("Texts to go on from, but none is there: give at least one.")
+
+
+@dataclass(frozen=True)
 class Suite:
     """Named sets of examples to measure a model on.
 
-    `sets`: "forget" must be one of them; "holdout", if there, is what membership attacks compare it with (nothing is
-    generated for it). `utility`: the sets whose probability, ROUGE-L and truth ratio make up `model_utility`.
+    `sets`: "forget" must be one of them; "holdout", if there, is what membership attacks compare it with. `silent`: the
+    sets nothing is generated for. `utility`: the sets whose probability, ROUGE-L and truth ratio make up `model_utility`.
     `with_options`: those of them whose probability is taken among the options, p_right / (p_right + Σ p_wrong).
     `max_new_tokens`: how long a generated response may be. `prefix_tokens`: of running text, how many tokens are given
     before the model has to go on by itself; None: half of each text's. `notes` are handed on to the person.
     `quizzes`: named multiple-choice questions; a suite of these alone needs no sets. `groups`: names for several
     quizzes taken together. `scoring`: see `expunge.evaluation.quiz.answer`. `choices`: named examples with options, put
     as they are trained on (see `expunge.evaluation.choice.choose`); a suite of these alone needs no sets either.
+    `writings`: texts to go on from, each under the metric it gives ("forget.verbmem"); likewise.
 
     Raises ConfigurationError if a set is empty or missing, an example of a `with_options` set has no options, or
     `prefix_tokens` is below 1.
@@ -72,11 +93,13 @@ class Suite:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scoring: Scoring = "letter"
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    writings: Mapping[str, Writing] = field(default_factory=dict)
+    silent: tuple[str, ...] = ("holdout",)
 
     def __post_init__(self) -> None:
         if self.prefix_tokens is not None and self.prefix_tokens < 1:
             raise ConfigurationError(f"prefix_tokens must be at least 1, got {self.prefix_tokens}.")
-        if (self.quizzes or self.choices) and not self.sets:
+        if (self.quizzes or self.choices or self.writings) and not self.sets:
             return
         for name in ("forget", *self.utility, *self.with_options):
             if name not in self.sets:
