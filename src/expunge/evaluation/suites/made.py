@@ -14,6 +14,7 @@ that nothing but the facts tells them apart.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -135,11 +136,13 @@ def _swapped(example: Example, own: Sequence[_Fact], near: Sequence[_Source], nu
     """The response with each of its facts changed for another of its kind; equal facts are changed alike."""
     said = _words(example.prompt) | _words(example.response)
     chosen: dict[str, list[str]] = {}
-    for place, fact in enumerate(own):
+    kinds = Counter[str]()
+    for fact in own:
         if fact.text not in chosen:
             fits = _instead(fact, said, near, number + len(own))
-            turn = place % max(1, len(fits))  # two facts of a kind get different ones
+            turn = kinds[fact.kind] % max(1, len(fits))  # two facts of a kind get different ones
             chosen[fact.text] = fits[turn:] + fits[:turn]
+            kinds[fact.kind] += 1
     for k in range(number if chosen and all(chosen.values()) else 0):
         text = example.response
         for fact in reversed(own):
