@@ -10,9 +10,9 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
 from expunge.evaluation.attacks.scene import summarise
 from expunge.evaluation.suites import Suite
-from expunge.files import refuse_existing, write_json
+from expunge.files import refuse_existing, write_json, write_text
 from expunge.models import Loaded, load
-from expunge.reporting import read_results, write_report
+from expunge.reporting import read_results, render_report
 from expunge.runs.record import Listener, results_of
 
 ROLES = ("original", "retrained", "unlearned")
@@ -54,7 +54,7 @@ def attack(
     """
     if (out is None) == (add_to is None):
         raise ConfigurationError("Give --out, a place for new results, or --add-to, the results the attacks belong to.")
-    target = _target(out if out is not None else add_to or "")
+    target, page = _targets(out if out is not None else add_to or "")
     if add_to is None:
         refuse_existing(target, overwrite=overwrite)
     if "forget" not in suite.sets:
@@ -99,16 +99,21 @@ def attack(
     results = standing or results_of(
         f"Attacks on {suite.name}", suite.name, list(runs.values()), models={role: str(p) for role, p in places.items()}
     )
+    page = (
+        render_report(results) if report else None
+    )  # before anything is written, so that a fault leaves all as it was
     write_json(target, results)
-    if report:
-        write_report(results, target.with_suffix(".html"))
+    if page is not None:
+        write_text(target.with_suffix(".html"), page)
     return results
 
 
-def _target(out: Path | str) -> Path:
-    """The file of the results: `out`, or results.json in the folder `out`."""
+def _targets(out: Path | str) -> tuple[Path, Path]:
+    """The files of the results and of their report: beside a results file of any name, or with fixed names in a folder."""
     out = Path(out)
-    return out if out.suffix == ".json" else out / "results.json"
+    target = out if out.suffix == ".json" else out / "results.json"
+    page = target.with_name("report.html")
+    return target, page if out.suffix != ".json" or page.is_file() else target.with_suffix(".html")
 
 
 def _check_places(places: Mapping[str, Path | str]) -> None:

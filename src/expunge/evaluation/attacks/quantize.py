@@ -64,13 +64,25 @@ class Quantize:
         bits = {"int8": 8, "int4": 4, "nf4": 4}
         for form, backend in tries:
             further = self.codes_changed(whole, original, form) if original and backend == "torch" else {}
-            with kept(whole.model), torch.no_grad():
-                for name, weight in linear_weights(whole.model).items():
-                    rows = by_rows(whole.model, name, weight)
-                    rows.copy_(quantize(rows, form, backend, group=self._group(form)))
-                measured = scene.measure(loaded=whole)
+            with kept(whole.model):
+                why = self._round(whole, form, backend)
+                measured = {} if why else scene.measure(loaded=whole)
+            if why:
+                found.notes.append(why)
+                continue
             label = form if backend == "torch" else f"{form} ({backend})"
             found.add(bits[form], label, measured, metrics=further, last=(form, backend) == tries[-1])
+
+    def _round(self, whole: Loaded, form: Format, backend: Backend) -> str | None:
+        """Round every linear layer's weights in place; or say why the backend cannot."""
+        with torch.no_grad():
+            for name, weight in linear_weights(whole.model).items():
+                rows = by_rows(whole.model, name, weight)
+                try:
+                    rows.copy_(quantize(rows, form, backend, group=self._group(form)))
+                except ConfigurationError as error:
+                    return f"{form} ({backend}) is left out: {error}"
+        return None
 
     def _group(self, form: Format) -> int:
         return self.block if form == "nf4" else self.group
