@@ -33,10 +33,6 @@ def test_lists_and_lines_become_examples(tmp_path: Path) -> None:
     asked, shots = muse.knowmem(tmp_path, "forget")
     pairs = [(each.prompt, each.response) for each in (*asked, *shots)]
     assert pairs == [("Who?", "Bo"), ("When?", "1"), ("Where?", "Tarn")]
-        ("Who?", "Bo"),
-        ("When?", "1"),
-        ("Where?", "Tarn"),
-    ]
     texts = muse.texts(tmp_path, "privleak", "holdout")
     assert [text.response for text in texts] == ["a text", "another"]
     assert all(text.is_text for text in texts)
