@@ -34,9 +34,12 @@ def beside_original(
     models are in memory. What cannot be measured is said in the notes.
     """
     listener = listener or Listener()
+    written = any(row.get("generation") for one in found.values() for rows in one.examples.values() for row in rows)
+    if not written and not deep:
+        return dict(found)
     loaded = load(original, **options)
     result = dict(found)
-    if any(row.get("generation") for one in found.values() for rows in one.examples.values() for row in rows):
+    if written:
         listener.stage("reading what was written with the original model")
         progress = {"max_length": max_length, "batch_size": batch_size, "progress": listener.batch}
         result = judged(loaded, suite, result, **progress)
