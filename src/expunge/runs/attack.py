@@ -10,9 +10,9 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
 from expunge.evaluation.attacks.scene import summarise
 from expunge.evaluation.suites import Suite
-from expunge.files import refuse_existing, write_json, write_text
+from expunge.files import refuse_existing, write_json
 from expunge.models import Loaded, load
-from expunge.reporting import read_results, render_report
+from expunge.reporting import read_results, write_report
 from expunge.runs.record import Listener, results_of
 
 ROLES = ("original", "retrained", "unlearned")
@@ -99,12 +99,9 @@ def attack(
     results = standing or results_of(
         f"Attacks on {suite.name}", suite.name, list(runs.values()), models={role: str(p) for role, p in places.items()}
     )
-    page = (
-        render_report(results) if report else None
-    )  # before anything is written, so that a fault leaves all as it was
     write_json(target, results)
-    if page is not None:
-        write_text(target.with_suffix(".html"), page)
+    if report:
+        write_report(results, page)
     return results
 
 
