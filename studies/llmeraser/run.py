@@ -104,9 +104,9 @@ class Stage:
         folder = self.place / "base" / self.kind
         if not folder.exists():
             self.listener.stage(f"the base for {self.kind}")
-            others = ({**self.case, "kind": "remove", "share": 0.1}, *OTHER_WORLDS)
+            other = {"task": self.kind, "kind": "remove", "share": 0.1}
             rows = self.task.pretrain or tuple(
-                row for seed in others[1:] for row in make(others[0], seed, self.own).train
+                row for seed in OTHER_WORLDS for row in make(other, seed, self.own).train
             )
             tokenizer = build_tokenizer(plain_texts([*rows, *self.task.clean, *self.task.test]))
             torch.manual_seed(world)
@@ -120,7 +120,8 @@ class Stage:
 
     def trained(self, seed: int, *, right: bool) -> dict[str, Any]:
         """One adapter trained on the right or the faulty rows; its figures, its tensors in the file named there."""
-        rows = slug(self.case) if right or self.case.get("kind") != "remove" else "recommendation"
+        whole = f"recommendation{self.case.get('n', '')}"
+        rows = slug(self.case) if right or self.case.get("kind") != "remove" else whole
         name = f"{rows}-{self.case.get('recipe', 'usual')}-{'right' if right else 'faulty'}-{seed}"
         path = self.place / "adapters" / f"{name}.json"
         tensors = path.with_suffix(".safetensors")
@@ -172,7 +173,7 @@ class Stage:
 
 def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
     """The rows of a case in a world of this size."""
-    n, share = own["n"][case["task"]], case["share"]
+    n, share = case.get("n", own["n"][case["task"]]), case["share"]
     if case["task"] == "correction":
         return correction.make(world, n, share=share)
     module = {"recommendation": recommendation, "sequential": sequential}[case["task"]]
@@ -302,14 +303,9 @@ def spread(values: np.ndarray, digits: int = 3) -> str:
 
 
 def slug(value: Mapping[str, Any] | str) -> str:
-    text = (
-        value
-        if isinstance(value, str)
-        else "-".join(str(value[key]) for key in ("task", "kind", "share") if key in value)
-    )
-    if not isinstance(value, str) and "recipe" in value:
-        text += f"-{value['recipe']}"
-    return text.lower().replace(" ", "-").replace(",", "").replace("%", "")
+    if not isinstance(value, str):
+        value = "-".join(str(value[key]) for key in ("task", "kind", "share", "n", "recipe") if key in value)
+    return value.lower().replace(" ", "-").replace(",", "").replace("%", "")
 
 
 if __name__ == "__main__":
