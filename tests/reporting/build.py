@@ -153,6 +153,73 @@ def searched() -> dict[str, Any]:
     }  # fmt: skip
 
 
+SHARES = {
+    "original": 1.0,
+    "retrained": 0.0,
+    "ngdiff": 0.05,
+    "npo": 0.4,
+    "gradascent": 0.8,
+}  # that each attack draws out
+
+
+def attack(kind: str, points: tuple[tuple[float, str, float], ...], **settings: Any) -> dict[str, Any]:
+    """An attack with the given (at, label, extraction strength) points, each with an interval."""
+    return {
+        "kind": kind,
+        "settings": {"seed": 0, **settings},
+        "points": [
+            {"at": at, "label": label, "metrics": {"forget.extraction_strength": value, "forget.rouge_l": value / 2},
+             "intervals": {"forget.extraction_strength": [max(value - 0.02, 0.0), min(value + 0.02, 1.0)]}}
+            for at, label, value in points
+        ],
+        "seconds": 1.5,
+        "notes": ["measured on 20 examples"],
+        "examples": [{"id": "forget-0-0", "at": points[-1][1], "prompt": "Where was Ada Lome born?", "before": "No idea.",
+                      "answer": "Ada Lome was born in Tarn.", "generation": "She was born in Tarn.", "rouge_l": 0.6}],
+    }  # fmt: skip
+
+
+def attacks_on(share: float, before: float) -> list[dict[str, Any]]:
+    """Relearning, rounding, sampling and paraphrasing that draw out `share`, after `before`."""
+    sampled = attack("sample", ((0, "greedy", before),))
+    leaks = {"leak_at_1": share / 4, "leak_at_16": share / 2, "leak_at_128": share}
+    sampled["points"].append({"at": 128, "label": "128 samples", "metrics": leaks, "intervals": {}})
+    return [
+        attack(
+            "relearn",
+            ((0, "0 steps", before), (1, "1 step", (before + share) / 2), (100, "100 steps", share)),
+            on="forget",
+        ),
+        attack("quantize", ((0, "as it is", before), (8, "int8", before), (4, "int4", share))),
+        sampled,
+        attack("paraphrase", ((0, "as it is", before), (1, "Tell me: …", before), (2, "the strongest of 2", share))),
+    ]
+
+
+def attacked() -> dict[str, Any]:
+    """The demo's results, where three methods and the controls were attacked."""
+    results = demo_results()
+    for one in results["runs"]:
+        if one["method"] in SHARES:
+            one["attacks"] = attacks_on(SHARES[one["method"]], one["metrics"]["forget.extraction_strength"])
+        if one["model"] == "unlearned":
+            one["against"] = {control: differences(control == "retrained") for control in ("original", "retrained")}
+            one["findings"] = []
+    results["hashes"] = {
+        "models": {"original": "0123abcd", "retrained": "4567abcd"},
+        "data": {"forget": {"examples": 20}},
+    }
+    return results
+
+
+def differences(noise: bool) -> list[dict[str, Any]]:
+    """A difference that is noise and one that is not."""
+    first = {"metric": "forget.extraction_strength", "difference": -0.123, "low": -0.2, "high": -0.05, "p": 0.001,
+             "adjusted": 0.002, "beyond_noise": True, "n": 20}  # fmt: skip
+    second = {**first, "metric": "retain.rouge_l", "difference": 0.017, "low": -0.01, "high": 0.04, "adjusted": 0.7}
+    return [{**first, "beyond_noise": not noise}, {**second, "beyond_noise": False}]
+
+
 MODULES = (
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "input_layernorm",
     "post_attention_layernorm",

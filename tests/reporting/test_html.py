@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,8 @@ import pytest
 
 from expunge.errors import ConfigurationError
 from expunge.reporting import render_report, write_report
-from tests.reporting.build import attributed, demo_results
+from expunge.reporting.metrics import describe, number
+from tests.reporting.build import attacked, attributed, demo_results
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 ATTACK = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)>'
@@ -75,13 +76,18 @@ def without_retrained() -> dict[str, Any]:
 
 ALL = {
     "demo": demo_results, "bare": bare, "broken": broken, "without retrained": without_retrained,
-    "attributed": attributed,
+    "attributed": attributed, "attacked": attacked,
 }  # fmt: skip
+
+
+@cache
+def rendered(name: str) -> str:
+    return render_report(ALL[name]())
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_well_formed_small_and_self_contained(name: str) -> None:
-    text = render_report(ALL[name]())
+    text = rendered(name)
     assert len(text.encode()) < 3_000_000
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "img"} & {tag for tag, _ in page.tags}
@@ -99,17 +105,17 @@ def test_well_formed_small_and_self_contained(name: str) -> None:
     assert "None" not in page.text.split()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def demo() -> str:
-    return render_report(demo_results())
+    return rendered("demo")
 
 
-@pytest.mark.parametrize("made", [demo_results, attributed])
-def test_accessible(made: Callable[[], dict[str, Any]]) -> None:
-    demo = render_report(made())
+@pytest.mark.parametrize("name", ["attacked", "attributed"])
+def test_accessible(name: str) -> None:
+    demo = rendered(name)
     page = Page(demo)
     assert page.all("html")[0]["lang"] == "en"
-    assert all(attributes.get("scope") in ("col", "row", "colgroup") for attributes in page.all("th"))
+    assert all(attributes.get("scope") in ("col", "row", "colgroup", "rowgroup") for attributes in page.all("th"))
     assert all(attributes.get("aria-label") for attributes in page.all("svg"))
     assert page.all("a")[0]["href"] == "#main"
     assert len(page.all("details")) == len(page.all("summary"))
@@ -133,6 +139,42 @@ def test_numbers_come_from_the_results() -> None:
     # distance of NGDiff, by hand over the six measures that both have
     gaps = [0.0567 - 0.02, 0.93 * 0.014, 0.74 * 0.014, 0.9585 - 1.35 * 0.688, 0.022, 0.03]
     assert f" {sum(gaps) / 6:.3f} " in text
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Every table of the page: its rows of cells, as text without what says how sure a number is."""
+    found = []
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        table = re.sub(r'<span class="(sure|arrow)">.*?</span>', "", table)
+        rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+        cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+        found.append(
+            [[" ".join(re.sub("<.*?>", "", cell).replace("\u2011", "-").split()) for cell in row] for row in cells]
+        )
+    return found
+
+
+def test_every_number_in_the_tables_is_that_of_the_results() -> None:
+    results, page = attacked(), rendered("attacked")
+    found = tables(page)
+    every = next(table for table in found if table[0][0] == "Measure" and "original" in table[0])
+    lines = {row[0]: row[1:] for row in every[1:]}
+    for place, run in enumerate(results["runs"]):
+        for key, value in run["metrics"].items():
+            assert lines[describe(key).label][place] == number(value), (key, run["method"])
+    assert len(lines) == len({key for run in results["runs"] for key in run["metrics"]})
+    points = [table for table in found if table[0][0] == "Point"]
+    assert len(points) == 4
+    for place, table in enumerate(points):
+        shown = [cell for row in table[1:] for cell in row[-5:]]
+        runs = [run for run in results["runs"] if run.get("attacks")]
+        assert table[0][2:] == ["original", "retrained", "GradAscent", "NPO", "NGDiff"]
+        for run in runs:
+            for point in run["attacks"][place]["points"]:
+                assert {number(value) for value in point["metrics"].values()} <= set(shown)
+    differences = next(table for table in found if "less the original’s" in table[0])
+    assert differences[1] == ["forget extraction strength", "-0.123", "0.002", "-0.123", "0.002"]
+    assert "0123abcd" in page
 
 
 def test_answers_side_by_side(demo: str) -> None:
@@ -170,7 +212,7 @@ def test_everything_is_escaped() -> None:
 
 
 def test_what_is_missing_is_said(demo: str) -> None:
-    text = Page(render_report(bare())).text
+    text = Page(rendered("bare")).text
     for expected in ("No original model", "No retrained model", "No model utility", "No training log", "No answers"):
         assert expected in text
     assert "gold standard, a model retrained without the data, is missing" in text
@@ -185,7 +227,7 @@ def test_written_in_one_step_or_not_at_all(tmp_path) -> None:
     with pytest.raises(ConfigurationError, match="runs must be a list"):
         write_report({"runs": None}, out)
     assert out.read_text(encoding="utf-8") == before
-    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["report.html", "report.md"]
 
 
 def test_many_methods_and_long_answers_stay_small() -> None:

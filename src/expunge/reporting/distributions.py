@@ -14,7 +14,7 @@ REACH = 1e3  # the axis shows R from 1/REACH to REACH
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
+class KSTest:
     """The two-sided KS test of a row's truth ratios against the retrained model's: its statistic D, and p where the
     results hold it (forget quality).
     """
@@ -31,13 +31,13 @@ def ratios(row: Row) -> list[float]:
     return sorted(float(value) for value in values if isinstance(value, int | float))
 
 
-def tests(rows: Sequence[Row]) -> list[Test]:
+def ks_tests(rows: Sequence[Row]) -> list[KSTest]:
     """A test for every unlearned row with truth ratios; none without the retrained model's."""
     gold = next((ratios(row) for row in rows if row.model == "retrained"), [])
     if not gold:
         return []
     return [
-        Test(label=row.label, statistic=statistic(own, gold), p_value=row.mean("forget_quality"), n=len(own))
+        KSTest(label=row.label, statistic=statistic(own, gold), p_value=row.mean("forget_quality"), n=len(own))
         for row in rows
         if row.model == "unlearned" and (own := ratios(row))
     ]

@@ -21,7 +21,8 @@ def merge(given: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         raise ConfigurationError("There is nothing to report: give at least one results.json.")
     checked = [(name, check_results(results, name)) for name, results in given]
     first_name, first = checked[0]
-    merged: dict[str, Any] = {**first, "runs": [dict(run) for run in first["runs"]], "warnings": list(first.get("warnings") or [])}
+    runs, warnings = [dict(run) for run in first["runs"]], list(first.get("warnings") or [])
+    merged: dict[str, Any] = {**first, "runs": runs, "warnings": warnings}
     for name, results in checked[1:]:
         if results.get("suite") != first.get("suite"):
             raise ConfigurationError(

@@ -44,11 +44,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackTable:
-    """All numbers of one attack: (point, measure, one cell a row), and the worst examples of each row."""
+    """All numbers of one attack, (measure, one cell a row) point by point, and the worst examples of each row."""
 
     attack: Attack
     labels: tuple[str, ...]
-    lines: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+    points: tuple[tuple[str, tuple[tuple[str, tuple[Cell, ...]], ...]], ...]
     settings: tuple[tuple[str, str], ...]
     worst: tuple[tuple[str, tuple[dict[str, Any], ...]], ...]
 
@@ -115,20 +115,26 @@ def under_attack(rows: Sequence[Row], found: Sequence[Attack]) -> dict[str, Any]
 
 def _table(attack: Attack, rows: Sequence[Row]) -> AttackTable:
     present = [row for row in rows if any(row.label in step.cells for step in attack.steps)]
-    lines = []
+    points = []
     for step in attack.steps:
         keys = dict.fromkeys(key for row in present for key in step.cells.get(row.label, {}))
         first = [attack.key] if attack.key in keys else []
-        for key in [*first, *(key for key in keys if key != attack.key)]:
-            lines.append((step.label, describe(key).label, tuple(step.cell(row, key) for row in present)))
-    settings = [(name.replace("_", " "), plain(value)) for name, value in attack.settings.items()]
-    settings += [("seconds in all", plain(round(attack.seconds, 1)))] if attack.seconds else []
+        ordered = [*first, *(key for key in keys if key != attack.key)]
+        lines = tuple((describe(key).label, tuple(step.cell(row, key) for row in present)) for key in ordered)
+        points.append((step.label, lines))
+    words = {"seconds": "budget in seconds"}
+    settings = [(words.get(name, name.replace("_", " ")), plain(value)) for name, value in attack.settings.items()]
+    settings += [("seconds spent, all models", plain(round(attack.seconds, 1)))] if attack.seconds else []
     return AttackTable(
         attack=attack,
         labels=tuple(row.label for row in present),
-        lines=tuple(lines),
+        points=tuple(points),
         settings=tuple(settings),
-        worst=tuple((label, tuple(map(_drawn_out, given[:MOST_WORST]))) for label, given in attack.examples.items()),
+        worst=tuple(
+            (row.label, tuple(map(_drawn_out, attack.examples[row.label][:MOST_WORST])))
+            for row in present
+            if row.model == "unlearned" and row.label in attack.examples
+        ),
     )
 
 
@@ -151,7 +157,7 @@ def example_by_example(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "heat": heat(rows),
         "ratios": None if svg is None else Markup(svg),
-        "tests": distributions.tests(rows),
+        "tests": distributions.ks_tests(rows),
     }
 
 
