@@ -117,3 +117,74 @@ def test_duplicates_and_leaks_are_reported() -> None:
 
 def test_null_fields_are_absent() -> None:
     assert parse_example({"prompt": "Q", "response": "A", "new_response": None}).kind == "remove"
+
+
+def people(subjects: int, each: int, who: str = "") -> tuple[Example, ...]:
+    return tuple(
+        Example(prompt=f"Q{number} of {who}{subject}", response="A", subject=f"s{subject}")
+        for subject in range(subjects)
+        for number in range(each)
+    )
+
+
+def test_a_split_takes_the_same_share_of_each_subject() -> None:
+    request = Request(people(5, 4), people(3, 10, "r"), people(1, 7, "h"))
+    tuning, reported = request.split(0.25, seed=3)
+    for name, share in (("forget", 1), ("retain", 2.5)):
+        counts = [sum(e.subject == f"s{s}" for e in getattr(tuning, name)) for s in range(3)]
+        assert all(abs(count - share) < 1 for count in counts)
+    assert (len(tuning.forget), len(tuning.retain), len(tuning.holdout)) == (5, 8, 2)
+    for name in ("forget", "retain", "holdout"):
+        one, other, whole = ({e.key for e in getattr(part, name)} for part in (tuning, reported, request))
+        assert one | other == whole
+        assert not one & other
+
+
+def test_a_split_follows_seed_and_words_not_order() -> None:
+    rows = people(4, 6)
+    tuning, _ = Request(rows).split(0.5, seed=1)
+    again, _ = Request(tuple(reversed(rows))).split(0.5, seed=1)
+    other, _ = Request(rows).split(0.5, seed=2)
+    assert {e.key for e in tuning.forget} == {e.key for e in again.forget} != {e.key for e in other.forget}
+    assert [e for e in rows if e in tuning.forget] == list(tuning.forget)
+
+
+def test_duplicates_of_an_example_are_never_parted() -> None:
+    rows = people(1, 6)
+    doubled = (*rows, *(Example(prompt=e.prompt.upper(), response=e.response) for e in rows))
+    tuning, reported = Request(doubled).split(0.5)
+    assert len(tuning.forget) == len(reported.forget) == 6
+    assert not {e.key for e in tuning.forget} & {e.key for e in reported.forget}
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    one = people(1, 1)
+    with pytest.raises(RequestError, match="fewer than two different examples"):
+        Request(one).split(0.5)
+    for share in (0.0, 1.0, 2.0):
+        with pytest.raises(RequestError, match="between 0 and 1"):
+            Request(people(1, 4)).split(share)
+    tuning, reported = Request(people(1, 4), retain=(Example(prompt="R", response="A"),)).split(0.9)
+    assert (len(tuning.forget), len(reported.forget)) == (3, 1)
+    assert (len(tuning.retain), len(reported.retain)) == (0, 1)
+
+
+def test_a_record_is_read_again_as_the_same_example() -> None:
+    for example in (
+        Example(prompt="Q", response="A", id="x", subject="s", wrong_responses=("B",), new_response="C"),
+        Example(prompt="", response="a text"),
+        Example(prompt="Q", response="A", context=(("system", "S"), ("user", "U"), ("assistant", "V"))),
+    ):
+        assert parse_example(json.loads(json.dumps(example.record()))) == example
+
+
+def test_a_list_of_texts_is_running_text(tmp_path) -> None:
+    path = tmp_path / "raw.json"
+    path.write_text(json.dumps(["one text", "", "another"]))
+    assert [(e.prompt, e.response) for e in read_examples(path)] == [("", "one text"), ("", "another")]
+
+
+def test_marks_follow_words_whatever_their_case() -> None:
+    one, same = Example(prompt="Who  is Ada?", response="A smith."), Example(prompt="who is ada?", response="a Smith.")
+    assert one.mark == same.mark != Example(prompt="Who is Ada?", response="A queen.").mark
+    assert len(one.mark) == 16

@@ -15,7 +15,9 @@ is *removed*. Optional everywhere: `id`, `subject`, and for evaluation `paraphra
 """
 
 import difflib
+import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,6 +96,25 @@ class Example:
         turns = [text for _, text in self.context]
         return tuple(" ".join(text.casefold().split()) for text in (*turns, self.prompt, self.response))
 
+    @property
+    def mark(self) -> str:
+        """A hash of `key`, 16 hexadecimal digits: names the example where its text should not be repeated."""
+        return hashlib.sha256(json.dumps(self.key).encode()).hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        """The line of a JSONL file this example is read from again."""
+        said: dict[str, Any] = {"prompt": self.prompt, "response": self.response}
+        if self.context:
+            turns = [*self.context, ("user", self.prompt), ("assistant", self.response)]
+            said = {"messages": [{"role": role, "content": content} for role, content in turns]}
+        elif self.is_text:
+            said = {"text": self.response}
+        others = {
+            name: getattr(self, name) for name in (*TEXT_FIELDS, "id") if name not in ("text", "prompt", "response")
+        }
+        others["wrong_responses"] = list(self.wrong_responses)
+        return said | {name: value for name, value in others.items() if value}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -141,14 +162,55 @@ class Request:
             holdout=read_examples(holdout) if holdout else (),
         )
 
+    def split(self, share: float, seed: int = 0) -> tuple["Request", "Request"]:
+        """A part to choose settings on, with `share` of each set, and the rest, to report on.
+
+        Stratified: the same share of each `subject`, as nearly as whole examples allow. Which examples go where depends
+        on the seed and their words alone, not on their order; duplicates stay together. A set of a single example goes
+        to the part that is reported on. Raises RequestError if `share` is not between 0 and 1, or the forget set has
+        fewer than two different examples.
+        """
+        if not 0 < share < 1:
+            raise RequestError(f"A split takes a share between 0 and 1 for choosing settings, not {share:g}.")
+        if len({example.key for example in self.forget}) < 2:
+            raise RequestError("The forget set has fewer than two different examples: it cannot be split.")
+        sets = {name: getattr(self, name) for name in ("forget", "retain", "holdout")}
+        chosen = {name: _drawn(examples, share, seed) for name, examples in sets.items()}
+        tuning, reported = (
+            {name: tuple(e for e in rows if (e.key in chosen[name]) == wanted) for name, rows in sets.items()}
+            for wanted in (True, False)
+        )
+        return Request(**tuning), Request(**reported)
+
     @property
     def replacements(self) -> tuple[Example, ...]:
         """The corrected and rewritten examples as they shall be known from now on."""
         return tuple(example.after for example in self.forget if example.after is not None)
 
 
+def _drawn(examples: Sequence[Example], share: float, seed: int) -> set[tuple[str, ...]]:
+    """The keys of `share` of the different examples, of each subject the same share: quotas rounded to the nearest."""
+    strata: dict[str, list[Example]] = {}
+    for example in {example.key: example for example in reversed(examples)}.values():
+        strata.setdefault(example.subject, []).append(example)
+    total = sum(map(len, strata.values()))
+    if total < 2:
+        return set()
+    wanted = min(total - 1, max(1, math.floor(share * total + 0.5)))
+    quotas = {subject: share * len(rows) for subject, rows in strata.items()}
+    counts = {subject: math.floor(quota) for subject, quota in quotas.items()}
+    by_remainder = sorted(strata, key=lambda subject: (counts[subject] - quotas[subject], subject))
+    for subject in by_remainder[: wanted - sum(counts.values())]:
+        counts[subject] += 1
+
+    def chance(example: Example) -> bytes:
+        return hashlib.sha256(f"{seed} {example.mark}".encode()).digest()
+
+    return {row.key for subject, rows in strata.items() for row in sorted(rows, key=chance)[: counts[subject]]}
+
+
 def read_examples(path: Path | str) -> tuple[Example, ...]:
-    """Read a JSONL file (or a JSON list of objects) of examples, a .txt file, or a folder of such files.
+    """Read a JSONL file (or a JSON list of objects or texts) of examples, a .txt file, or a folder of such files.
 
     Raises RequestError, naming file and line, for a missing or empty file, malformed JSON, unknown or missing fields.
     """
@@ -167,7 +229,8 @@ def read_examples(path: Path | str) -> tuple[Example, ...]:
         if not text.strip():
             raise RequestError(f"{path} holds no text.")
         return (Example(prompt="", response=text, id=path.stem, where=str(path)),)
-    examples = tuple(parse_example(record, where) for where, record in _records(path, text))
+    records = ((where, record) for where, record in _records(path, text) if record != "")  # MUSE's texts have such
+    examples = tuple(parse_example(record, where) for where, record in records)
     if not examples:
         raise RequestError(f"{path} holds no examples: write one JSON object a line.")
     return examples
@@ -203,6 +266,8 @@ def _records(path: Path, text: str) -> Iterable[tuple[str, Any]]:
 
 def parse_example(record: Any, where: str = "") -> Example:
     """Turn one decoded JSON object into an Example. Raises RequestError with `where` for anything not understood."""
+    if isinstance(record, str):
+        record = {"text": record}
     if not isinstance(record, dict):
         raise RequestError(f"{where}: expected a JSON object, found {type(record).__name__}.")
     fields = {ALIASES.get(name, name): value for name, value in record.items() if value is not None}

@@ -48,6 +48,10 @@ def evaluate(
         Literal["geometric", "paper", "compat", "knowledge"],
         typer.Option("--truth-ratio", help="Its form: ours, TOFU's equation 1, OpenUnlearning's, p / (p + wrong)."),
     ] = "geometric",
+    tuned_on: options.TunedOn = None,
+    leave_out_tuned: Annotated[
+        bool, typer.Option("--leave-out-tuned", help="Report without examples settings were chosen on; else refuse.")
+    ] = False,
     limit: options.Limit = None,
     max_length: options.MaxLength = 512,
     chunk_tokens: options.ChunkTokens = None,
@@ -97,6 +101,8 @@ def evaluate(
             lens_layers=_layers(lens),
             deep=deep,
             form=truth_ratio,
+            tuned_on=tuned_on,
+            leave_out_tuned=leave_out_tuned,
             max_length=max_length,
             batch_size=batch_size,
             dtype=dtype,

@@ -17,6 +17,10 @@ ChunkTokens = Annotated[
     int | None, typer.Option("--chunk-tokens", help="Longer running text is cut so; default: --max-length.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most so many examples of each set.")]
+TunedOn = Annotated[
+    Path | None,
+    typer.Option("--tuned-on", help="Examples settings were chosen on: JSONL, or a run's results.json or run.json."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]

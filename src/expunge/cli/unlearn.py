@@ -33,6 +33,10 @@ def unlearn(
         str | None, typer.Option("--reference", help="Model retrained without the forget set, to compare with.")
     ] = None,
     evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Measure before and after.")] = True,
+    tuned_on: options.TunedOn = None,
+    leave_out_tuned: Annotated[
+        bool, typer.Option("--leave-out-tuned/--report-all", help="Report without examples settings were chosen on.")
+    ] = True,
     limit: options.Limit = None,
     max_length: options.MaxLength = 512,
     chunk_tokens: options.ChunkTokens = None,
@@ -70,6 +74,8 @@ def unlearn(
             lora=lora,
             reference=reference,
             evaluate_models=evaluate,
+            tuned_on=tuned_on,
+            leave_out_tuned=leave_out_tuned,
             limit=limit,
             max_length=max_length,
             chunk_tokens=chunk_tokens,

@@ -39,7 +39,8 @@ def check_reference(plans: Sequence[Plan], reference: Evaluation | None, form: F
     if sorted((row["prompt"], row["response"]) for row in rows) != sorted(forget.shown):
         raise ConfigurationError(
             "The reference was evaluated on another forget set than this suite's: "
-            f"{len(rows)} examples there, {len(forget.shown)} here. Evaluate both on the same suite and limit."
+            f"{len(rows)} examples there, {len(forget.shown)} here. Evaluate both on the same suite "
+            "and limit, with the same examples left out."
         )
     if reference.asked.get("forget", asked(forget, form)) != asked(forget, form):
         raise ConfigurationError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from expunge import config
 from expunge.attribution import ATTRIBUTIONS
-from expunge.methods.contract import Context, Method
+from expunge.methods.contract import Context, Method, tuned_on
 from expunge.methods.descent import Descent
 from expunge.methods.dpo import DirectPreference
 from expunge.methods.gradascent import GradAscent
@@ -51,4 +51,4 @@ def name_of(chosen: Method) -> str:
     return name if mask is None else f"{name}+{next(key for key, kind in ATTRIBUTIONS.items() if kind is type(mask))}"
 
 
-__all__ = ["METHODS", "Context", "Descent", "Method", "TaskVector", "method", "name_of"]
+__all__ = ["METHODS", "Context", "Descent", "Method", "TaskVector", "method", "name_of", "tuned_on"]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from expunge.data import Encoder
 from expunge.models import Loaded
-from expunge.request import Request
+from expunge.request import Example, Request
 from expunge.training import History
 from expunge.training.loop import Progress
 
@@ -30,3 +30,9 @@ class Method(Protocol):
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
         """Change the trainable parameters, and tell what happened."""
         ...
+
+
+def tuned_on(method: Method, request: Request) -> tuple[Example, ...]:
+    """The examples of the request on which a method would choose settings of its own; none for most methods."""
+    chosen = getattr(method, "tuned_on", None)
+    return tuple(chosen(request)) if chosen is not None else ()

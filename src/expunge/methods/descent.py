@@ -118,6 +118,12 @@ class Descent:
             progress=context.progress,
         )
         history.notes.extend(notes)
+        if self.stop_forget_nll == "holdout":
+            history.found["stopped_by"] = {"holdout": sorted({example.mark for example in request.holdout})}
+            history.notes.append(
+                f"the {len(request.holdout)} holdout examples set where to stop: on others like them a membership attack "
+                "may fare better than on these"
+            )
         if mask is not None:
             overlap = mask.info.get("insight", {}).get("overlap", [])  # with the masks it was compared to when made
             history.found["attribution"] = describe(mask) | {"overlap": overlap}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from expunge.models import Loaded
 from expunge.models.checkpoint import fingerprint
 from expunge.models.loading import resolve
 from expunge.models.weights import Weights, copied, holding, read, trainable
-from expunge.request import Request
+from expunge.request import Example, Request
 from expunge.training import Finetuning, History
 
 MEASURES = {"extraction_strength": extraction_strength, "probability": probability}
@@ -163,7 +163,8 @@ class TaskVector:
             raise ConfigurationError(
                 f"{type(self).__name__} chooses α by what the model loses of a retain set: give --retain, or set alpha=1."
             )
-        sides = self._validation(request, context)
+        drawn = self._validation(request)
+        sides = {name: context.encoder.examples(examples) for name, examples in drawn.items()}
         params = trainable(loaded)
 
         def measured(alpha: float, origin: Weights = full) -> dict[str, float]:
@@ -194,18 +195,29 @@ class TaskVector:
             "before": before,
             "candidates": rows,
         }
+        history.found["tuned_on"] = sorted({example.mark for examples in drawn.values() for example in examples})
+        history.notes.append(
+            f"α was chosen on {len(sides['forget'])} of {len(request.forget)} forget examples and "
+            f"{len(sides['retain'])} of {len(request.retain)} retain examples"
+        )
         if found["alpha"] == max(self.alphas) and len(self.alphas) > 1:
             history.notes.append(f"the largest α tried, {found['alpha']:g}, was the best: larger ones may be better")
         return found["alpha"]
 
-    def _validation(self, request: Request, context: Context) -> dict[str, list[Encoded]]:
-        """The examples α is chosen on: a share of the forget set, and as many of the retain set, drawn by the seed."""
+    def tuned_on(self, request: Request) -> tuple[Example, ...]:
+        """The examples α is chosen on; none where it is given."""
+        if self.alpha is not None or self.update_norm is not None:
+            return ()
+        return tuple(example for examples in self._validation(request).values() for example in examples)
+
+    def _validation(self, request: Request) -> dict[str, list[Example]]:
+        """What α is chosen on: a share of the forget set, and as many of the retain set, drawn by the seed."""
         generator = torch.Generator().manual_seed(self.seed)
         count = max(1, round(self.validation * len(request.forget)))
 
-        def drawn(examples: Sequence[Any]) -> list[Encoded]:
+        def drawn(examples: Sequence[Example]) -> list[Example]:
             order = torch.randperm(len(examples), generator=generator)[:count].tolist()
-            return context.encoder.examples([examples[index] for index in sorted(order)])
+            return [examples[index] for index in sorted(order)]
 
         return {"forget": drawn(request.forget), "retain": drawn(request.retain)}
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.errors import ConfigurationError
-from expunge.evaluation import Evaluation, evaluate
+from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.metrics.truth_ratio import Form
 from expunge.evaluation.suites import Suite, choice, mmlu, muse, recommendation, request_suite, sequential, tofu, wmdp
 from expunge.evaluation.suites.suite import Scoring
 from expunge.files import refuse_existing, write_json
 from expunge.models import load
+from expunge.models.loading import resolve
 from expunge.reporting import write_report
 from expunge.request import Request
 from expunge.runs.beside import beside_original
@@ -97,6 +98,8 @@ def evaluate_model(
     lens_layers: Sequence[int] | None = None,
     deep: bool = False,
     form: Form = "geometric",
+    tuned_on: Path | str | None = None,
+    leave_out_tuned: bool = False,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
     overwrite: bool = False,
@@ -110,10 +113,15 @@ def evaluate_model(
     over the forget and holdout sets) and, where original and reference are models, the unlearning depth score (about
     layers/2 + 2 passes over the forget set for each). `lens_layers`, `form`: see `expunge.evaluate`.
 
+    `tuned_on`: examples on which settings were chosen, as JSONL or the results.json or run.json of the run that chose;
+    those that `model`'s own run.json names count too. They are refused, or with `leave_out_tuned` left out.
+
     Writes `out` (results.json) and, beside it, the report of the same name ending in .html. Returns the results.
     """
     out, listener = Path(out), listener or Listener()
     refuse_existing(out, overwrite=overwrite)
+    marks = _marks(model, tuned_on)
+    suite = tuned.apart(suite, marks, leave_out=leave_out_tuned)
     roles = {"retrained": reference, "original": original, "unlearned": model}
     found: dict[str, Evaluation] = {}
     folders: dict[str, Path] = {}
@@ -154,8 +162,14 @@ def evaluate_model(
         if role in found
     ]
     models = {role: str(folder) for role, folder in roles.items() if folder is not None}
-    results = results_of(f"Evaluation on {suite.name}", suite.name, runs, models=models, hashes=made)
+    more = {"models": models, "hashes": made} | ({"tuned_on": sorted(marks)} if marks else {})
+    results = results_of(f"Evaluation on {suite.name}", suite.name, runs, **more)
     write_json(out, results)
     if report:
         write_report(results, out.with_suffix(".html"))
     return results
+
+
+def _marks(model: Path | str, tuned_on: Path | str | None) -> frozenset[str]:
+    """The marks of the examples the model's settings were chosen on, as far as it is known."""
+    return tuned.beside(resolve(model)) | (tuned.read_marks(tuned_on) if tuned_on is not None else frozenset())

@@ -3,13 +3,13 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from expunge import config, patch
+from expunge import config, methods, patch
 from expunge.errors import ConfigurationError
-from expunge.evaluation import Evaluation, evaluate
+from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.suites import Suite, request_suite
 from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.methods import Context, Method, name_of
@@ -51,6 +51,8 @@ def unlearn(
     reference: Path | str | None = None,
     suite: Suite | None = None,
     evaluate_models: bool = True,
+    tuned_on: Path | str | None = None,
+    leave_out_tuned: bool = True,
     max_length: int = 512,
     chunk_tokens: int | None = None,
     max_new_tokens: int = 64,
@@ -70,7 +72,9 @@ def unlearn(
     "both". lora: train a new adapter of that rank instead of the weights; a model folder that is an adapter is trained
     as it is. reference: the model retrained without the forget set, the gold standard to compare with, or the
     results.json of its evaluation. suite: what to evaluate on, by default the request itself. limit: at most that many
-    examples of each of its sets.
+    examples of each of its sets. tuned_on: examples on which settings were chosen (JSONL, or the results.json or run.json
+    of the run that chose); they and those the method itself would choose settings on are unlearned like all others, but
+    nothing is reported on them unless `leave_out_tuned` is false.
 
     `out` becomes a folder with model/, patch.safetensors, log.jsonl, run.json, results.json and report.html, all at
     once; until then checkpoints lie in `<out>.checkpoint`, where `resume` finds them. Raises what reading, loading and
@@ -83,6 +87,7 @@ def unlearn(
     request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     chosen = make_method(method, settings) if isinstance(method, str) else method
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
+    suite, marks = _apart(suite, chosen, request, tuned_on, leave_out=leave_out_tuned)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
     board = _Board(suite, max_length, listener, wanted=evaluate_models)
     listener.stage("loading")
@@ -101,6 +106,8 @@ def unlearn(
     board.add("unlearned", loaded)
     clock.lap("evaluate")
     results = _results(chosen, history, board.evaluations, suite, request, seconds)
+    record: dict[str, Any] = {"tuned_on": sorted(marks)} if marks else {}
+    results |= record
     listener.stage(f"writing {out}")
     configuration = {"method": config.to_dict(chosen), "lora": lora, **cutting, "output": output}
     data = {"forget": forget, "retain": retain, "holdout": holdout}
@@ -111,9 +118,29 @@ def unlearn(
         results["hashes"]["request"] = {name: sha256(path) for name, path in data.items() if path is not None}
         clock.lap("write")
         _write_records(folder, history, results)
-        write_json(folder / "run.json", run_record("unlearn", configuration, clock=clock, data=data, model=loaded))
+        record |= run_record("unlearn", configuration, clock=clock, data=data, model=loaded)
+        write_json(folder / "run.json", record)
     checkpoint_of(out, resume=False)  # the run is whole: its checkpoints are not needed any more
     return results
+
+
+def _apart(
+    suite: Suite, chosen: Method, request: Request, tuned_on: Path | str | None, *, leave_out: bool
+) -> tuple[Suite, frozenset[str]]:
+    """The suite without what settings were, or will be, chosen on; and the marks of these examples.
+
+    Where the method's own search would leave too few to report on, all are, with a note.
+    """
+    given = tuned.read_marks(tuned_on) if tuned_on is not None else frozenset()
+    own = frozenset(example.mark for example in methods.tuned_on(chosen, request))
+    if leave_out:
+        suite = tuned.apart(suite, given, leave_out=True)
+        if tuned.leaves_enough(suite, own):
+            return tuned.apart(suite, own, leave_out=True), given | own
+    if own or given:
+        note = f"settings were chosen on {len(own | given)} of the examples, and the numbers include them"
+        suite = replace(suite, notes=(*suite.notes, note))
+    return suite, given | own
 
 
 def _forget(chosen: Method, loaded: Loaded, request: Request, context: Context, listener: Listener) -> History:
