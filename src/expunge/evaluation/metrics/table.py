@@ -137,6 +137,17 @@ def _generation() -> Iterator[Metric]:
         "generation",
     )
     yield Metric(
+        "keywords",
+        "answers with all key words",
+        "share of texts that hold all key words of the answer",
+        "The share of what the model writes that holds every word of the answer that is not in the question, function "
+        "words aside, in any order and form: unlike ROUGE-L, not satisfied by a wrong answer of the same form.",
+        LOWER,
+        HIGHER,
+        "ours",
+        "attacks",
+    )
+    yield Metric(
         "repetition",
         "repetition",
         "1 − distinct / all runs of 4 words",
@@ -358,6 +369,28 @@ def _suite_level() -> Iterator[Metric]:
             needs="the sampling attack",
             on_sets=False,
         )
+    yield Metric(
+        "leak_bound",
+        "leak@1, upper bound",
+        "95 % quantile of Beta(c + 1, n − c) of all c leaks in n samples",
+        "How large leak@1 of these questions could be at most, at 95 % confidence: 1 % where none of 300 samples gives an "
+        "answer away.",
+        LOWER,
+        source="Clopper and Pearson 1934",
+        needs="the sampling attack",
+        on_sets=False,
+    )
+    yield Metric(
+        "codes_changed",
+        "codes changed by the edit",
+        "#{w ≠ w_original, code ≠ code_original} / #{w ≠ w_original}",
+        "Of the weights unlearning changed, the share that still differs from the original once both are rounded to the "
+        "format: what is left of the edit on a smaller machine.",
+        NEITHER,
+        source="ours, after arXiv 2410.16454",
+        needs="the quantization attack; the original model",
+        on_sets=False,
+    )
 
 
 SCORES = {  # attack: (label, score in words, formula, source, needs)
