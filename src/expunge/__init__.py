@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from expunge.patch.edit import edit as edit
     from expunge.request import Example as Example
     from expunge.request import Request as Request
+    from expunge.runs import attack as attack
     from expunge.runs import demo as demo
     from expunge.runs import evaluate_model as evaluate_model
     from expunge.runs import finetune as finetune
@@ -36,6 +37,7 @@ _HOMES = {
     "METHODS": "methods",
     "Patch": "patch",
     "Request": "request",
+    "attack": "runs",
     "demo": "runs",
     "edit": "patch.edit",
     "evaluate": "evaluation",

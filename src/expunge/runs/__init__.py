@@ -1,5 +1,6 @@
 """The library call behind each command: read, load, work, measure, and write one self-describing folder."""
 
+from expunge.runs.attack import attack
 from expunge.runs.attribute import attribute
 from expunge.runs.convert import convert
 from expunge.runs.demo import demo
@@ -12,6 +13,7 @@ from expunge.runs.unlearn import unlearn
 __all__ = [
     "Finetuning",
     "Listener",
+    "attack",
     "attribute",
     "convert",
     "demo",

@@ -15,8 +15,6 @@ from expunge.models import Loaded, load
 from expunge.reporting import read_results, write_report
 from expunge.runs.record import Listener, results_of
 
-ROLES = ("original", "retrained", "unlearned")
-
 
 def attack(
     model: Path | str,
