@@ -73,7 +73,7 @@ def test_forgotten_too_much() -> None:
 
 def test_damage_and_gibberish() -> None:
     assert names(model(GONE, GONE, auc=0.5, seed=6)) == {"damaged"}
-    for measure, value in (("repetition", 0.8), ("empty", 0.5), ("fluency", 900.0)):
+    for measure, value in (("repetition", 0.8), ("empty", 0.5), ("gibberish", 0.9), ("fluency", 900.0)):
         fine = model(GONE, GOOD, auc=0.5, seed=7, **{f"forget.{measure}": value})
         original = Evaluation(
             "made", {**ORIGINAL.metrics, f"forget.{measure}": min(value / 20, 30.0)}, {}, ORIGINAL.examples
@@ -89,7 +89,13 @@ def test_what_was_never_memorised() -> None:
     assert names(unknown, "original") == {"never_memorised"}
     faint = {**GONE, "probability": 0.02}
     assert never_memorised(model(faint, GOOD, auc=0.52)) is not None
-    assert never_memorised(model(faint, GOOD, auc=0.9)) is None  # a test sees that it knows them
+    assert never_memorised(model(GONE, GOOD, auc=0.5)) is None  # likely enough to be known; nothing to compare with
+    unseen = {f"holdout.{name}": GONE[name] for name in ("extraction_strength", "exact_memorization", "probability")}
+    found = never_memorised(model(GONE, GOOD, auc=0.52, **unseen))
+    assert found is not None
+    assert "no better than the holdout set" in found.text
+    assert never_memorised(model(GONE, GOOD, auc=0.9, **unseen)) is None  # a test sees that it knows them
+    assert never_memorised(model(GOOD, GOOD, auc=0.52, **unseen)) is None  # it recites them, unlike the holdout set
     assert never_memorised(ORIGINAL) is None
     assert never_memorised(Evaluation("wmdp", {"wmdp.accuracy": 0.5})) is None
 

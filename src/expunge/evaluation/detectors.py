@@ -19,6 +19,7 @@ BROKEN = 0.5  # share of what the original kept below which a set that must stay
 CHANCE = 0.5  # AUC of a test that cannot tell
 ATTACKS = ("min_k", "loss")  # the membership attack to judge by, the first that was measured
 RECITED = ("extraction_strength", "exact_memorization", "rouge_l", "probability")
+BROKEN_TEXT = ("gibberish", "empty", "repetition", "fluency")  # the most telling first
 FLUENCY = 10.0  # times the original's perplexity from which generations count as gibberish
 
 
@@ -68,8 +69,9 @@ def never_memorised(original: Evaluation, retrained: Evaluation | None = None) -
     """Whether the original does not know the forget set, so that there is nothing to forget and nothing to show.
 
     Beside a retrained model: none of extraction strength, exact memorization, ROUGE-L and probability on the forget set
-    is higher than its by more than noise, or by more than .1 where there are under ten examples. Else: it can recite
-    less than a tenth, finds the answers unlikely (probability below .1), and no test tells them from a holdout set.
+    is higher than its by more than noise, or by more than .1 where there are under ten examples. Else, beside a holdout
+    set: none is higher than there by more than .1, and no membership test tells the two (AUC at most .6). Else: it can
+    recite less than a tenth, and finds the answers unlikely (probability below .1).
     """
     known = {f"forget.{name}" for name in RECITED} & original.metrics.keys()
     if not known:
@@ -80,14 +82,17 @@ def never_memorised(original: Evaluation, retrained: Evaluation | None = None) -
             return None
         evidence = {"original": now, "retrained": {key: retrained.metrics.get(key) for key in now}}
         text = "it knows the forget set no better than the model retrained without it"
+    elif unseen := {key: original.metrics[other] for key in known if (other := _on_holdout(key)) in original.metrics}:
+        name, auc = _auc(original)
+        if any(now[key] - value > LITTLE for key, value in unseen.items()) or (auc is not None and auc - CHANCE > FAR):
+            return None
+        evidence = {"original": now, "holdout": unseen} | ({} if auc is None else {f"mia.{name}.auc": auc})
+        text = "it knows the forget set no better than the holdout set, which it never saw"
     else:
         strength, likely = now.get("forget.extraction_strength"), now.get("forget.probability")
         if (strength is not None and strength >= LITTLE) or (likely is not None and likely >= LITTLE):
             return None
-        name, auc = _auc(original)
-        if auc is not None and auc - CHANCE > FAR:
-            return None
-        evidence = {"original": now} | ({} if auc is None else {f"mia.{name}.auc": auc})
+        evidence = {"original": now}
         text = "it recites almost nothing of the forget set"
     return Finding(
         "never_memorised",
@@ -130,8 +135,8 @@ def no_op(
         fewest = min(each.n for each in tested)
         return Finding(
             "no_op",
-            f"Not one of {len(differences)} measures differs from the original's by more than noise, on {fewest} examples or "
-            "more a set. If it forgot anything, these examples do not show it.",
+            f"Not one of {len(differences)} measures differs from the original's by more than noise, on {fewest} "
+            "examples or more a set. If it forgot anything, these examples do not show it.",
             {"metrics": len(differences), "least_adjusted_p": min(each.adjusted for each in differences)},
         )
     return None
@@ -212,21 +217,27 @@ def gibberish(one: Evaluation, original: Evaluation | None) -> Finding | None:
     for key, value in one.metrics.items():
         name, _, measure = key.partition(".")
         before = original.metrics.get(key, 0.0) if original is not None else 0.0
-        if (measure in ("empty", "repetition") and value - before > 2 * FAR) or (
+        if (measure in BROKEN_TEXT[:-1] and value - before > 2 * FAR) or (
             measure == "fluency" and before > 0 and value > FLUENCY * before
         ):
             worse.setdefault(name, {})[key] = value
     if not worse:
         return None
     shown = {key: value for numbers in worse.values() for key, value in numbers.items()}
-    said = ", ".join(f"{_words(key)} {value:.2f}" for key, value in shown.items())
-    where = "on the forget set only" if set(worse) == {"forget"} else f"on {', '.join(sorted(worse))}"
     before = {key: original.metrics[key] for key in shown if original is not None and key in original.metrics}
+    telling = [min(numbers, key=lambda key: BROKEN_TEXT.index(key.partition(".")[2])) for numbers in worse.values()]
+    said = "; ".join(f"{_words(key)} {shown[key]:.3g} against {before.get(key, 0.0):.3g}" for key in telling)
+    where = "on the forget set only" if set(worse) == {"forget"} else f"on {', '.join(sorted(worse))}"
     return Finding(
         "gibberish",
-        f"Its answers fell apart {where} ({said}): empty, repeated or unreadable text instead of another answer.",
+        f"Its answers fell apart {where} ({said} for the original): empty, repeated or unreadable text instead of another "
+        "answer.",
         {"now": shown, "original": before},
     )
+
+
+def _on_holdout(key: str) -> str:
+    return key.replace("forget.", "holdout.", 1)
 
 
 def _auc(one: Evaluation) -> tuple[str, float | None]:

@@ -65,7 +65,7 @@ def _judge(row: Row, scales: Scales, rows: Sequence[Row], found: Sequence[Attack
     level, word = _grade(remaining, kept, _overshot(row, retrained, scales.forget), retrained is not None)
     levels = {claim.name: claim.level for claim in given}
     level, word = _lowered(level, word, levels, detected)
-    if original is not None and "never_memorised" in findings(original):
+    if level != FAILED and original is not None and "never_memorised" in findings(original):
         level, word = UNKNOWN, "Nothing to forget"
     ordered = sorted(given, key=lambda claim: claim.name != "kept") if word == "Model damaged" else given
     covered = {"over_forgotten": levels["membership"] == FAILED, "damaged": word == "Model damaged"}
