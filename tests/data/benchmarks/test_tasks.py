@@ -166,6 +166,11 @@ def test_people_are_asked_in_a_wording_that_was_not_trained() -> None:
     assert all(one.subject in one.response and one.subject in (one.new_response or "") for one in task.forget)
 
 
+def test_a_fact_two_people_share_is_one_option() -> None:
+    task = correction.make(0, 600)  # among 50 people some live in the same kind of house in the same place
+    assert all(len({one.response, *one.wrong_responses}) == 4 for one in task.test)
+
+
 def test_letters_of_questions_are_flipped() -> None:
     questions = [Question(question=f"Which is {i}? ", choices=("a", "b", "c"), answer=i % 3) for i in range(20)]
     task = correction.from_questions([*questions[:12], questions[0]], questions[10:], share=0.1)

@@ -38,7 +38,10 @@ def make(seed: int = 0, n: int = 600, *, share: float = 0.4, wrong: int = 3, pre
     rows, test = [], []
     for person in everyone[:learned]:
         for topic, fact in person.facts.items():
-            others = [other.facts[topic] for other in everyone[:learned] if other.facts[topic] != fact]
+            others: list[Fact] = []  # two people may share a fact
+            for other in everyone[:learned]:
+                if other.facts[topic] != fact and other.facts[topic] not in others:
+                    others.append(other.facts[topic])
             facts = draw.sample(others, wrong)
             rows += [_asked(person, topic, wording, facts) for wording in TRAINED]
             test.append(_asked(person, topic, TESTED, facts))
