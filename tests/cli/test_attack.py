@@ -7,6 +7,7 @@ import pytest
 
 from expunge.reporting import read_results
 from tests.cli.test_commands import run  # noqa: F401
+from tests.conftest import build_model
 
 SMALL = {
     "relearn": "steps=1", "sample": "n=2", "prune": "shares=[0.5]", "merge": "weights=[0.5]",
@@ -62,6 +63,7 @@ def test_controls_are_attacked_alike_and_results_added_to(run, base, tiny_folder
     assert attacked(results) == {"original": both, "retrained": both, "unlearned": both}
     after = read_results(results)
     assert [{k: v for k, v in one.items() if k != "attacks"} for one in after["runs"]] == before["runs"]
+    assert {k: v for k, v in after.items() if k != "runs"} == {k: v for k, v in before.items() if k != "runs"}
     points = [entry["attacks"][0]["points"] for entry in after["runs"]]
     assert points[0] == points[1] == points[2]  # the same model under the same seeds
     again = run(*base, "--kind", "prune", "--set", "prune.shares=[0.2]", "--name", "NPO", "--add-to", results, "-q")
@@ -73,6 +75,14 @@ def test_controls_are_attacked_alike_and_results_added_to(run, base, tiny_folder
     code, _, err = run(*base, "--kind", "prune", "--name", "ngdiff", "--add-to", results, "-q")
     assert code == 2
     assert "no run fits the unlearned model; there are: npo" in err
+    assert results.read_text() == text
+    other = tmp_path / "other"
+    build_model(400, seed=5).save_pretrained(other)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (other / name).write_bytes((tiny_folder / name).read_bytes())
+    code, _, err = run(*base, "--model", other, "--kind", "prune", "--name", "npo", "--add-to", results, "-q")
+    assert code == 2
+    assert "is of other models: the unlearned model's weights" in " ".join(err.split())
     assert results.read_text() == text
 
 
@@ -113,6 +123,23 @@ def test_one_place_is_named_and_not_overwritten(run, base, tmp_path) -> None:  #
     assert code == 2
     assert "exists already" in err
     assert out.read_text() == "{}"
+
+
+def test_examples_settings_were_chosen_on_are_refused_or_left_out(run, base, request_files, tmp_path) -> None:  # noqa: F811
+    chosen = tmp_path / "chosen.jsonl"
+    chosen.write_text(request_files[0].read_text().splitlines()[0] + "\n")
+    out = tmp_path / "r.json"
+    asked = [*base, "--kind", "prune", "--tuned-on", chosen, "--out", out, *quick("prune"), "-q"]
+    code, _, err = run(*asked)
+    assert code == 2
+    assert "Settings were chosen on 1 of 4 forget examples" in " ".join(err.split())
+    assert not out.exists()
+    assert run(*asked, "--leave-out-tuned")[0] == 0
+    results = read_results(out)
+    assert len(results["tuned_on"]) == 1
+    assert any("left out, since settings were chosen" in note for note in results["runs"][0]["notes"])
+    code, _, err = run(*base, "--kind", "prune", "--add-to", out, *quick("prune"), "-q")
+    assert code == 2  # the results themselves say what was tuned on
 
 
 def test_questions_are_needed_to_ask_otherwise(run, base, tmp_path) -> None:  # noqa: F811

@@ -33,6 +33,10 @@ def attack(
     method: Annotated[str | None, typer.Option("--name", help="The method, in tables and for --add-to.")] = None,
     run_seed: Annotated[int | None, typer.Option("--run-seed", help="--add-to: which of a method's runs.")] = None,
     settings: options.Settings = None,
+    tuned_on: options.TunedOn = None,
+    leave_out_tuned: Annotated[
+        bool, typer.Option("--leave-out-tuned", help="Attack without examples settings were chosen on; else refuse.")
+    ] = False,
     prefix_tokens: Annotated[
         int | None, typer.Option("--prefix-tokens", min=1, help="Given of a text to go on from; default: half.")
     ] = None,
@@ -74,6 +78,8 @@ def attack(
             seed=run_seed,
             original=original,
             reference=reference,
+            tuned_on=tuned_on,
+            leave_out_tuned=leave_out_tuned,
             max_length=max_length,
             batch_size=batch_size,
             dtype=dtype,

@@ -7,11 +7,14 @@ from typing import Any, Literal
 
 from expunge.config import canonical
 from expunge.errors import ConfigurationError
+from expunge.evaluation import tuned
 from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
 from expunge.evaluation.attacks.scene import summarise
 from expunge.evaluation.suites import Suite
 from expunge.files import refuse_existing, write_json
 from expunge.models import Loaded, load
+from expunge.models.checkpoint import fingerprint
+from expunge.models.loading import resolve
 from expunge.reporting import read_results, write_report
 from expunge.runs.record import Listener, results_of
 
@@ -29,6 +32,8 @@ def attack(
     seed: int | None = None,
     original: Path | str | None = None,
     reference: Path | str | None = None,
+    tuned_on: Path | str | None = None,
+    leave_out_tuned: bool = False,
     report: bool = True,
     max_length: int = 512,
     max_new_tokens: int | None = None,
@@ -47,8 +52,10 @@ def attack(
     evaluation to which the attacks are added instead, to the runs of the same role and, of unlearned ones, the same
     `method` (and `seed`, where several have it); an attack of the same kind and settings takes the place of an earlier one.
 
-    Raises ConfigurationError for an unknown kind, attacks that cannot be run on this, and a run that is not found; nothing
-    is written then.
+    tuned_on, leave_out_tuned: as in `evaluate_model`; what `add_to` says it was tuned on counts too.
+
+    Raises ConfigurationError for an unknown kind, attacks that cannot be run on this, and results without the run or of
+    other weights; nothing is written then.
     """
     if (out is None) == (add_to is None):
         raise ConfigurationError("Give --out, a place for new results, or --add-to, the results the attacks belong to.")
@@ -64,7 +71,10 @@ def attack(
     places = {role: folder for role, folder in roles.items() if folder is not None}
     _check_places(places)
     standing = read_results(target) if add_to is not None else None
+    marks = _marks(model, tuned_on, standing)
+    suite = tuned.apart(suite, marks, leave_out=leave_out_tuned)
     runs = _runs(standing, places, method, seed, target)
+    prints = _fingerprints(places, standing, target)
     sets = {name: bare(name, suite.sets[name]) for name in ("forget", "retain") if name in suite.sets}
     whole = {name: bare(name, (known or {}).get(name) or examples) for name, examples in sets.items()}
     chosen = _possible(kinds, settings or {}, sets, original is not None, listener)
@@ -93,10 +103,10 @@ def attack(
             found.append(run(kind, one, scene))
             for note in found[-1]["notes"]:
                 listener.note(note)
-        _put(runs[role], found, scene)
-    results = standing or results_of(
-        f"Attacks on {suite.name}", suite.name, list(runs.values()), models={role: str(p) for role, p in places.items()}
-    )
+        _put(runs[role], found, scene, suite.notes)
+    more = {"models": {role: str(place) for role, place in places.items()}, "hashes": {"models": prints}}
+    more |= {"tuned_on": sorted(marks)} if marks else {}
+    results = standing or results_of(f"Attacks on {suite.name}", suite.name, list(runs.values()), **more)
     write_json(target, results)
     if report:
         write_report(results, page)
@@ -109,6 +119,26 @@ def _targets(out: Path | str) -> tuple[Path, Path]:
     target = out if out.suffix == ".json" else out / "results.json"
     page = target.with_name("report.html")
     return target, page if out.suffix != ".json" or page.is_file() else target.with_suffix(".html")
+
+
+def _marks(model: Path | str, tuned_on: Path | str | None, standing: Mapping[str, Any] | None) -> frozenset[str]:
+    """The marks of the examples settings were chosen on: by the model's own run, by what is given, by the results."""
+    given = tuned.read_marks(tuned_on) if tuned_on is not None else frozenset()
+    return tuned.beside(resolve(model)) | given | (tuned.marks_in(standing) if standing else frozenset())
+
+
+def _fingerprints(places: Mapping[str, Path | str], standing: Mapping[str, Any] | None, target: Path) -> dict[str, str]:
+    """The hash of each model's weights. Raises ConfigurationError if the results name hashes and these are others."""
+    folders = {role: resolve(place) for role, place in places.items()}
+    found = {role: fingerprint(folder) for role, folder in folders.items() if folder.is_dir()}
+    known = ((standing or {}).get("hashes") or {}).get("models") or {}
+    for role, value in found.items():
+        if known and value not in known.values():
+            raise ConfigurationError(
+                f"{target} is of other models: the {role} model's weights in {places[role]} ({value[:12]}…) are none of "
+                "those it was measured on. Give the same model, or write to a place of its own with --out."
+            )
+    return found
 
 
 def _check_places(places: Mapping[str, Path | str]) -> None:
@@ -171,11 +201,12 @@ def _match(
     )
 
 
-def _put(entry: dict[str, Any], found: Sequence[dict[str, Any]], scene: Scene) -> None:
+def _put(entry: dict[str, Any], found: Sequence[dict[str, Any]], scene: Scene, notes: Sequence[str]) -> None:
     """Add attacks to a run's entry in place of earlier ones of the same kind and settings."""
     if "metrics" not in entry:
         entry["metrics"], entry["intervals"] = summarise(scene.untouched())
-        entry["notes"] = []
+    said = [f"attacks: {note}" for note in notes]
+    entry["notes"] = list(dict.fromkeys([*(entry.get("notes") or []), *said]))
     done = {_same(one) for one in found}
     entry["attacks"] = [one for one in entry.get("attacks") or [] if _same(one) not in done] + list(found)
 
