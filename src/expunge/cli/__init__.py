@@ -18,6 +18,7 @@ from expunge.cli import (
     metrics,
     patch,
     report,
+    successive,
     unlearn,
 )
 from expunge.errors import ExpungeError
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(demo.demo)
 app.command()(unlearn.unlearn)
+app.command()(successive.successive)
 app.command()(attribute.attribute)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)

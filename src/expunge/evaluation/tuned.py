@@ -84,6 +84,20 @@ def apart(suite: Suite, marks: Collection[str], *, leave_out: bool) -> Suite:
     )
 
 
+def as_far_as_possible(suite: Suite, marks: Collection[str]) -> Suite:
+    """The suite without the examples a method's own search uses; with them, and a note, where too few others remain."""
+    if leaves_enough(suite, marks):
+        return apart(suite, marks, leave_out=True)
+    return included(suite, marks)
+
+
+def included(suite: Suite, marks: Collection[str]) -> Suite:
+    """The suite as it is, with a note that settings were chosen on some of its examples."""
+    count = sum(_seen(_groups(suite), marks).values())
+    note = f"settings were chosen on {count} of the examples, and the numbers include them"
+    return replace(suite, notes=(*suite.notes, note)) if count else suite
+
+
 def leaves_enough(suite: Suite, marks: Collection[str]) -> bool:
     """Whether every set keeps at least two examples when those are left out."""
     groups = _groups(suite)

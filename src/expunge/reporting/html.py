@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.files import write_text
-from expunge.reporting import plots, sections, solve, thresholds, update, weights
+from expunge.reporting import plots, sections, solve, successive, thresholds, update, weights
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.attacks import attacks
 from expunge.reporting.claims import TITLES
@@ -63,6 +63,7 @@ def render_report(results: dict[str, Any]) -> str:
         figures=_columns(_figures(rows)),
         **sections.under_attack(rows, found),
         **sections.example_by_example(rows),
+        successive=successive.section(results),
         **_step_sizes(rows),
         solves_drawn=[(one, _inline(solve.curve(one, index))) for index, one in enumerate(solve.solves(rows))],
         **_weights(rows),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from expunge.evaluation.metrics import METRICS
-from expunge.evaluation.metrics.table import SCORES
+from expunge.evaluation.metrics.suite_table import SCORES
 
 LOWER = "lower is better"
 HIGHER = "higher is better"
@@ -46,7 +46,7 @@ def describe(key: str) -> Metric:
         return _membership(key, tail)
     if tail in METRICS:
         found = METRICS[tail]
-        better = WORDS.get(found.direction(head == "forget" or head.startswith("wmdp")), "")
+        better = WORDS.get(found.direction(head == "forget" or head.startswith(("wmdp", "request_"))), "")
         return Metric(key, f"{_words(head)} {found.label}", found.definition, better, found.label, _words(head))
     return Metric(key, _words(key), "", "")
 

@@ -47,9 +47,39 @@ def check_results(results: Any, where: str = "results") -> dict[str, Any]:
     for name in ("environment", "request", "hashes"):
         _expect(isinstance(results.get(name) or {}, dict), f"{where}: {name}", "must be an object", results.get(name))
     _expect(_texts(results.get("warnings") or []), f"{where}: warnings", "must be a list of texts", results)
+    _expect(_texts(results.get("tuned_on") or []), f"{where}: tuned_on", "must be a list of marks", results)
+    if results.get("successive") is not None:
+        _check_successive(results["successive"], f"{where}: successive")
     for index, run in enumerate(runs):
         _check_run(run, f"{where}: runs[{index}]")
     return results
+
+
+def _check_successive(found: Any, where: str) -> None:
+    _expect(isinstance(found, dict), where, "must be an object", found)
+    _expect(
+        found.get("kind") in ("sustainability", "scalability"),
+        f"{where}.kind",
+        "must be a known kind",
+        found.get("kind"),
+    )
+    _expect(
+        _objects(found.get("points")) and bool(found["points"]),
+        f"{where}.points",
+        "must be a list of points",
+        found.get("points"),
+    )
+    for index, point in enumerate(found["points"]):
+        place = f"{where}.points[{index}]"
+        _expect(_whole(point.get("requests")), f"{place}.requests", "must be a whole number", point.get("requests"))
+        _expect(isinstance(point.get("label"), str), f"{place}.label", "must be a text", point.get("label"))
+        _expect(_whole(point.get("examples")), f"{place}.examples", "must be a whole number", point.get("examples"))
+        for name in ("metrics", "intervals"):
+            _expect(isinstance(point.get(name), dict), f"{place}.{name}", "must be an object", point.get(name))
+        for key, value in point["metrics"].items():
+            _expect(_number_or_none(value), f"{place}.metrics.{key}", "must be a number or null", value)
+        for key, value in point["intervals"].items():
+            _expect(_interval(value), f"{place}.intervals.{key}", "must be a pair of numbers", value)
 
 
 def _check_run(run: Any, where: str) -> None:

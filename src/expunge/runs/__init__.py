@@ -8,6 +8,7 @@ from expunge.runs.evaluate import evaluate_model, make_suite
 from expunge.runs.finetune import Finetuning, finetune
 from expunge.runs.influence import influence
 from expunge.runs.record import Listener
+from expunge.runs.successive import successive
 from expunge.runs.unlearn import unlearn
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "finetune",
     "influence",
     "make_suite",
+    "successive",
     "unlearn",
 ]

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,14 +133,9 @@ def _apart(
     """
     given = tuned.read_marks(tuned_on) if tuned_on is not None else frozenset()
     own = frozenset(example.mark for example in methods.tuned_on(chosen, request))
-    if leave_out:
-        suite = tuned.apart(suite, given, leave_out=True)
-        if tuned.leaves_enough(suite, own):
-            return tuned.apart(suite, own, leave_out=True), given | own
-    if own or given:
-        note = f"settings were chosen on {len(own | given)} of the examples, and the numbers include them"
-        suite = replace(suite, notes=(*suite.notes, note))
-    return suite, given | own
+    if not leave_out:
+        return tuned.included(suite, given | own), given | own
+    return tuned.as_far_as_possible(tuned.apart(suite, given, leave_out=True), own), given | own
 
 
 def _forget(chosen: Method, loaded: Loaded, request: Request, context: Context, listener: Listener) -> History:

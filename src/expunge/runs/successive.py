@@ -1,0 +1,319 @@
+"""`expunge successive`: one request after another (sustainability), or ever larger ones (scalability); MUSE's C5 and C6."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from expunge import config
+from expunge.errors import ConfigurationError
+from expunge.evaluation import Evaluation, evaluate, tuned
+from expunge.evaluation.suites import Suite, request_suite
+from expunge.files import atomic_path, refuse_existing, write_json, write_text
+from expunge.methods import Method, name_of, tuned_on
+from expunge.methods import method as make_method
+from expunge.models import load
+from expunge.models.checkpoint import fingerprint
+from expunge.models.loading import resolve
+from expunge.reporting import write_report
+from expunge.request import Example, Request, read_examples
+from expunge.runs.record import (
+    Clock,
+    Listener,
+    checkpoint_of,
+    read_evaluation,
+    result,
+    results_of,
+    run_record,
+    sha256,
+    warn_early,
+)
+from expunge.runs.texts import in_chunks
+from expunge.runs.unlearn import unlearn
+from expunge.training import checkpoint
+
+Kind = Literal["sustainability", "scalability"]
+CURVE = (  # what the curve shows, where it was measured
+    "forget.extraction_strength", "forget.probability", "forget.rouge_l", "forget.logit_lens", "forget.verbmem",
+    "forget.knowmem", "retain.extraction_strength", "retain.probability", "retain.rouge_l", "retain.knowmem",
+    "neighbours.extraction_strength", "model_utility", "mia.min_k.auc", "privleak",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What every step shares."""
+
+    model: Path
+    parts: Path
+    requests: tuple[tuple[Example, ...], ...]
+    retain: Path | str | None
+    holdout: Path | str | None
+    chosen: Method
+    kind: Kind
+    suite: Suite | None
+    reference: Path | str | None
+    limit: int | None
+    sizes: Mapping[str, Any]  # max_length, chunk_tokens
+    max_new_tokens: int
+    options: Mapping[str, Any] = field(default_factory=dict)  # dtype, device, trust_remote_code
+
+    def so_far(self, step: int) -> tuple[Example, ...]:
+        """What must be forgotten after `step` requests, each example once."""
+        first: dict[tuple[str, ...], Example] = {}
+        for example in (example for rows in self.requests[:step] for example in rows):
+            first.setdefault(example.key, example)
+        return tuple(first.values())
+
+    def asked(self, step: int) -> tuple[Example, ...]:
+        """What step `step` is to unlearn."""
+        return self.so_far(step) if self.kind == "scalability" else self.requests[step - 1]
+
+    def request(self, forget: Sequence[Example]) -> Request:
+        """With retain and holdout, and long texts in chunks."""
+        retain, holdout = (read_examples(path) if path else () for path in (self.retain, self.holdout))
+        trust = self.options["trust_remote_code"]
+        return in_chunks(Request(tuple(forget), retain, holdout), self.model, **self.sizes, trust_remote_code=trust)
+
+    @cached_property
+    def marks(self) -> frozenset[str]:
+        """The examples that the method chooses settings on, at any step."""
+        steps = range(1, len(self.requests) + 1)
+        found = (tuned_on(self.chosen, self.request(self.asked(step))) for step in steps)
+        return frozenset(example.mark for examples in found for example in examples)
+
+    def measured_on(self, step: int) -> Suite:
+        """The given suite, or: everything asked for so far, each request by itself, and what must stay."""
+        if self.suite is not None:
+            return tuned.as_far_as_possible(self.suite, self.marks)
+        request = self.request(self.so_far(step))
+        suite = request_suite(request, limit=self.limit, max_new_tokens=self.max_new_tokens)
+        suite = tuned.as_far_as_possible(suite, self.marks)
+        own = [{example.where for example in rows} for rows in self.requests[:step]]
+        each = {
+            f"request_{number}": tuple(e for e in suite.sets["forget"] if e.where.partition(" (chunk")[0] in places)
+            for number, places in enumerate(own, start=1)
+        }
+        sets = {**suite.sets, **{name: rows for name, rows in each.items() if rows}}
+        return replace(suite, sets=sets, silent=(*suite.silent, *each))
+
+
+def successive(
+    model: Path | str,
+    forget: Sequence[Path | str],
+    retain: Path | str | None = None,
+    holdout: Path | str | None = None,
+    *,
+    out: Path | str,
+    kind: Kind = "sustainability",
+    method: str | Method = "ngdiff",
+    settings: Mapping[str, Any] | None = None,
+    reference: Path | str | None = None,
+    suite: Suite | None = None,
+    limit: int | None = None,
+    max_length: int = 512,
+    chunk_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Unlearn several requests, measuring after each. Returns the content of `results.json`.
+
+    kind "sustainability": step k starts from step k − 1's model and is asked to forget the k-th file alone.
+    "scalability": every step starts from `model` and is asked to forget the files 1 … k together (each may hold those
+    before it, as MUSE's do, or only what is new). After step k the model is measured on everything asked for so far
+    (`forget`), on each request by itself (`request_1`, ...), and on retain and holdout; or on `suite`, the same at every
+    step. reference: the model retrained without all of it (or the results.json of its evaluation on what the last step is
+    measured on); it is compared with the last step, and with every step where `suite` is given. The other parameters are
+    those of `unlearn`.
+
+    `out` becomes a folder with a run folder for each step (1/, 2/, ...), results.json, which has the curve under
+    `successive`, report.html and run.json, all at once; until then the finished steps lie in `<out>.parts`, where `resume`
+    finds them. Raises ConfigurationError for fewer than two files, or if the steps to resume were made otherwise.
+    """
+    out, listener, clock = Path(out), listener or Listener(), Clock()
+    refuse_existing(out, overwrite=overwrite)
+    if len(forget) < 2:
+        raise ConfigurationError("Successive requests: give --forget at least twice, one file a request.")
+    parts = out.with_name(out.name + ".parts")
+    if not resume:
+        shutil.rmtree(parts, ignore_errors=True)
+    plan = _Plan(
+        model=resolve(model),
+        parts=parts,
+        requests=tuple(read_examples(path) for path in forget),
+        retain=retain,
+        holdout=holdout,
+        chosen=make_method(method, settings) if isinstance(method, str) else method,
+        kind=kind,
+        suite=suite,
+        reference=reference,
+        limit=limit,
+        sizes={"max_length": max_length, "chunk_tokens": chunk_tokens},
+        max_new_tokens=max_new_tokens,
+        options={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
+    )
+    runs, points = _controls(plan, listener)
+    for step in range(1, len(forget) + 1):
+        run, point = _step(plan, step, runs, resume=resume, listener=listener)
+        runs.append(run)
+        points.append(point)
+    clock.lap("all steps")
+    name = name_of(plan.chosen)
+    title = {"sustainability": "One request after another", "scalability": "Ever larger requests"}[kind]
+    more: dict[str, Any] = {"successive": {"kind": kind, "points": points}}
+    more |= {"tuned_on": sorted(plan.marks)} if plan.marks else {}
+    results = results_of(f"{title}: {name}", plan.measured_on(1).name, runs, **more)
+    data = {f"forget {number}": path for number, path in enumerate(forget, start=1)}
+    record = run_record(
+        "successive",
+        {"method": config.to_dict(plan.chosen), "kind": kind, **plan.sizes},
+        clock=clock,
+        data={**data, "retain": retain, "holdout": holdout},
+    )
+    listener.stage(f"writing {out}")
+    with atomic_path(out, overwrite=overwrite) as folder:
+        folder.mkdir()
+        for step in range(1, len(forget) + 1):
+            shutil.copytree(parts / str(step), folder / str(step), copy_function=_linked)
+        write_json(folder / "results.json", results)
+        write_report(results, folder / "report.html")
+        write_json(folder / "run.json", record)
+    shutil.rmtree(parts)
+    return results
+
+
+def _controls(plan: _Plan, listener: Listener) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The runs of the original and, where given, the retrained model on what the last step is measured on; and the
+    curve's first point."""
+    suite = plan.measured_on(len(plan.requests))
+    found: dict[str, Evaluation] = {}
+    if plan.reference is not None:
+        known = read_evaluation(plan.reference)
+        found["retrained"] = known or _measured(plan, "retrained", Path(plan.reference), suite, None, listener)
+    found["original"] = _measured(plan, "original", plan.model, suite, found.get("retrained"), listener)
+    warn_early(listener, found)
+    runs = [result(role, role, found[role], controls=found) for role in ("original", "retrained") if role in found]
+    return runs, [_point(0, 0, "before", found["original"], None)]
+
+
+def _step(
+    plan: _Plan, step: int, before: Sequence[dict[str, Any]], *, resume: bool, listener: Listener
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Unlearn the step's request, or take it from an earlier run; measure the model it gives."""
+    target, total = plan.parts / str(step), len(plan.requests)
+    start = plan.model
+    if plan.kind == "sustainability" and step > 1:
+        start = resolve(plan.parts / str(step - 1))
+    examples = plan.asked(step)
+    asked = plan.parts / f"{step}.jsonl"
+    lines = "".join(json.dumps(example.record(), ensure_ascii=False) + "\n" for example in examples)
+    if not asked.is_file() or asked.read_text(encoding="utf-8") != lines:
+        write_text(asked, lines)
+    listener.stage(f"request {step} of {total}: {len(examples)} examples")
+    if target.is_dir():
+        _check_same(plan, target, start, asked)
+    else:
+        begun = resume and checkpoint.exists(checkpoint_of(target, resume=True))
+        unlearn(
+            start, asked, plan.retain, plan.holdout, out=target, method=plan.chosen, output="model",
+            evaluate_models=False, resume=begun, listener=listener, **plan.sizes, **plan.options,
+        )  # fmt: skip
+        (plan.parts / f"{step}.json").unlink(missing_ok=True)  # of another model
+    controls = _comparable(plan, step, before)
+    role, suite = f"{step}", plan.measured_on(step)
+    evaluation = _measured(plan, role, target, suite, controls.get("retrained"), listener)
+    record = json.loads((target / "run.json").read_text())
+    seconds = record["seconds"].get("unlearn", 0.0)
+    settings = {**config.to_dict(plan.chosen), "requests": step}
+    run = result(name_of(plan.chosen), "unlearned", evaluation, controls=controls, settings=settings, seconds=seconds)
+    label = f"{step} request{'s' if step > 1 else ''}"
+    return run, _point(step, len(plan.so_far(step)), label, evaluation, seconds)
+
+
+def _comparable(plan: _Plan, step: int, before: Sequence[dict[str, Any]]) -> dict[str, Evaluation]:
+    """The controls' evaluations, where they were asked the same as this step's model."""
+    if plan.suite is None and step < len(plan.requests):
+        return {}
+    return {run["model"]: Evaluation.from_dict(run) for run in before if run["model"] != "unlearned"}
+
+
+def _measured(
+    plan: _Plan, role: str, model: Path, suite: Suite, reference: Evaluation | None, listener: Listener
+) -> Evaluation:
+    """The model's evaluation, kept in `<out>.parts` with the fingerprint of its weights and what it was asked."""
+    place, known = plan.parts / f"{role}.json", None
+    folder = resolve(model)
+    asked = {name: sorted(example.mark for example in rows) for name, rows in suite.sets.items()}
+    made = {
+        "model": fingerprint(folder) if folder.is_dir() else str(folder),
+        "asked": asked,
+        "suite": suite.name,
+        "reference": reference is not None,
+        "max_new_tokens": suite.max_new_tokens,
+        **plan.sizes,
+    }
+    if place.is_file():
+        known = json.loads(place.read_text())
+    if known is not None and known["made"] == made:
+        return Evaluation.from_dict(known["evaluation"])
+    listener.stage(f"evaluating {f'the {role} model' if not role.isdigit() else f'after request {role}'}")
+    found = evaluate(
+        load(folder, **plan.options), suite, max_length=plan.sizes["max_length"], reference=reference,
+        progress=listener.batch,
+    )  # fmt: skip
+    write_json(place, {"made": made, "evaluation": found.to_dict()})
+    return found
+
+
+def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
+    """Refuse to go on from a step that was made with other settings, data or from another model."""
+    record = json.loads((target / "run.json").read_text())
+    data = {"forget": asked, "retain": plan.retain, "holdout": plan.holdout}
+    wanted = {
+        "method": json.loads(json.dumps(config.to_dict(plan.chosen))),
+        "data": {name: sha256(path) for name, path in data.items() if path is not None},
+        "model": fingerprint(start) if start.is_dir() else None,
+        **plan.sizes,
+    }
+    made = {
+        "method": record["configuration"]["method"],
+        "data": {name: one["sha256"] for name, one in record["data"].items()},
+        "model": record["model"]["fingerprint"],
+        **{name: record["configuration"][name] for name in plan.sizes},
+    }
+    other = [name for name in wanted if wanted[name] != made[name]]
+    if other:
+        raise ConfigurationError(
+            f"{target} was made with another {' and another '.join(other)} than asked for now: it is no part of this run. "
+            "Give the same as before, or start anew without --resume."
+        )
+
+
+def _point(step: int, examples: int, label: str, evaluation: Evaluation, seconds: float | None) -> dict[str, Any]:
+    """One point of the curve."""
+    keys = [*CURVE, *(key for key in evaluation.metrics if key.startswith("request_") and key.endswith("_strength"))]
+    return {
+        "requests": step,
+        "examples": examples,
+        "label": label,
+        "seconds": seconds,
+        "metrics": {key: evaluation.metrics[key] for key in keys if key in evaluation.metrics},
+        "intervals": {key: list(evaluation.intervals[key]) for key in keys if key in evaluation.intervals},
+    }
+
+
+def _linked(source: str, target: str) -> str:
+    """A second name for a finished step's file, so that nothing large is written twice; a copy where that cannot be."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
