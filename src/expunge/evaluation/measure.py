@@ -137,6 +137,17 @@ def _shown(
     return spelling(encoder.tokenizer, item.ids[:begin]), spelling(encoder.tokenizer, target).strip()
 
 
+def known(plan: Plan, records: Sequence[Record]) -> list[tuple[int, ...]]:
+    """For each prompt, the first tokens that follow it and are the model's likeliest: greedy decoding gives these."""
+    return [
+        item.labels[skip : skip + int(np.cumprod(record.correct[skip:]).sum())]
+        for ids, item, skip, record in zip(
+            plan.prompts, plan.responses, plan.skipped, records[: len(plan.responses)], strict=True
+        )
+        if ids is not None
+    ]
+
+
 def measure(
     plan: Plan, records: Sequence[Record], generations: Sequence[str | None], form: truth.Form = "geometric"
 ) -> Measured:

@@ -12,12 +12,12 @@ from expunge.evaluation.choice import choose
 from expunge.evaluation.choice import summarise as summarise_choices
 from expunge.evaluation.generation import generate as generate_texts
 from expunge.evaluation.lens import Lens, lens
-from expunge.evaluation.measure import COMPARED, Measured, Plan, measure, plan
+from expunge.evaluation.measure import COMPARED, Measured, Plan, known, measure, plan
 from expunge.evaluation.metrics.memorization import lens_profile
 from expunge.evaluation.metrics.truth_ratio import FORMS, Form
 from expunge.evaluation.quiz import answer
 from expunge.evaluation.quiz import summarise as summarise_quizzes
-from expunge.evaluation.records import Progress, Record, evaluating, score
+from expunge.evaluation.records import Progress, evaluating, score
 from expunge.evaluation.result import Evaluation
 from expunge.evaluation.suites import Suite
 from expunge.evaluation.summary import (
@@ -136,9 +136,9 @@ def _measure(
     texts: Iterator[str] = iter(())
     if speaking and new_tokens is not None:
         prompts = [ids for each in speaking for ids in each.prompts if ids is not None]
-        known = [tokens for each in speaking for tokens in _known(each, found[each.name])]
+        told = [tokens for each in speaking for tokens in known(each, found[each.name])]
         settings = {"max_new_tokens": new_tokens, "batch_size": batch_size, "progress": progress}
-        texts = iter(generate_texts(loaded, prompts, known=known, **settings))
+        texts = iter(generate_texts(loaded, prompts, known=told, **settings))
     return {each.name: measure(each, found[each.name], _deal(each, texts, each in speaking), form) for each in plans}
 
 
@@ -225,17 +225,6 @@ def _questions(
     if len(written) < len(suite.writings):
         notes.append(f"{', '.join(suite.writings)}: nothing was generated, so they are absent")
     return summary, rows | {name: each.details() for name, each in chosen.items()}, notes
-
-
-def _known(plan: Plan, records: Sequence[Record]) -> list[tuple[int, ...]]:
-    """For each prompt, the first tokens that follow it and are the model's likeliest: greedy decoding gives these."""
-    return [
-        item.labels[skip : skip + int(np.cumprod(record.correct[skip:]).sum())]
-        for ids, item, skip, record in zip(
-            plan.prompts, plan.responses, plan.skipped, records[: len(plan.responses)], strict=True
-        )
-        if ids is not None
-    ]
 
 
 def _deal(plan: Plan, texts: Iterator[str], spoken: bool) -> list[str | None]:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from expunge.data import Encoder
-from expunge.errors import ConfigurationError
 from expunge.evaluation.generation import generate
-from expunge.evaluation.measure import Measured, measure, plan
+from expunge.evaluation.measure import Measured, known, measure, plan
 from expunge.evaluation.measure import Plan as SetPlan
 from expunge.evaluation.metrics import leakage
 from expunge.evaluation.records import Progress, score
@@ -68,9 +67,8 @@ class Scene:
 
     def plan(self, name: str, examples: Sequence[Example]) -> SetPlan:
         """Examples in tokens (see `expunge.evaluation.measure.plan`)."""
-        return plan(
-            name, examples, self.encoder, prefix_tokens=self.prefix_tokens, max_new_tokens=self.max_new_tokens
-        )  # fmt: skip
+        sizes = {"prefix_tokens": self.prefix_tokens, "max_new_tokens": self.max_new_tokens}
+        return plan(name, examples, self.encoder, **sizes)
 
     def answer(
         self,
@@ -84,28 +82,13 @@ class Scene:
         asked: by set the questions whose words are no key words of the answer, where the plan's prompts hold more.
         """
         model = loaded or self.loaded
-        records = iter(
-            score(
-                model, [item for each in plans for item in each.encoded],
-                batch_size=self.batch_size, progress=self.progress,
-            )
-        )  # fmt: skip
+        encoded = [item for each in plans for item in each.encoded]
+        records = iter(score(model, encoded, batch_size=self.batch_size, progress=self.progress))
         own = {each.name: [next(records) for _ in each.encoded] for each in plans}
         prompts = [ids for each in plans for ids in each.prompts if ids is not None]
-        known = [
-            item.labels[skip : skip + int(np.cumprod(record.correct[skip:]).sum())]
-            for each in plans
-            for ids, item, skip, record in zip(
-                each.prompts, each.responses, each.skipped, own[each.name], strict=True
-            )
-            if ids is not None
-        ]  # fmt: skip
-        texts = iter(
-            generate(
-                model, prompts, known=known, max_new_tokens=self.max_new_tokens,
-                batch_size=self.batch_size, progress=self.progress,
-            )
-        )  # fmt: skip
+        told = [tokens for each in plans for tokens in known(each, own[each.name])]
+        sizes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        texts = iter(generate(model, prompts, known=told, progress=self.progress, **sizes))
         found = {}
         for each in plans:
             answers = [None if ids is None else next(texts) for ids in each.prompts]
@@ -209,19 +192,3 @@ class Found:
                     worst[row["id"]] = entry
         ranked = sorted(worst.values(), key=lambda entry: (-entry["gain"], -entry["rouge_l"], entry["id"]))
         return ranked[:WORST]
-
-
-def need_prompts(examples: Sequence[Example], kind: str) -> tuple[list[Example], str | None]:
-    """The examples that have a prompt, and a note on those that have none. Raises ConfigurationError if none has."""
-    asked = [example for example in examples if not example.is_text]
-    if not asked:
-        first = examples[0]
-        raise ConfigurationError(
-            f"{first.where or first.id}: running text has no prompt, and {kind} changes the prompt. Attack text by "
-            "relearn, quantize, sample, prefill, prune or merge, or give questions about it."
-        )
-    left = len(examples) - len(asked)
-    return (
-        asked,
-        f"{left} of {len(examples)} forget examples are running text without a prompt: left out" if left else None,
-    )

@@ -44,7 +44,7 @@ def linear_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     apart = {id(module.weight) for module in (output_layer(model), embedding) if module is not None}
     conv1d = [kind for kind in (_conv1d(),) if kind is not None]
-    found = {}
+    found: dict[str, Any] = {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, *conv1d)) and id(module.weight) not in apart:
             found[f"{name}.weight"] = module.weight
