@@ -253,7 +253,7 @@ def _beyond(row: Row, scales: Scales, key: str, value: float, goal: float) -> bo
 
 def _attacked(done: Sequence[Outcome]) -> Claim:
     if not done:
-        text = "Not tested. `expunge attack` trains it further, rounds its weights, samples and asks in other ways."
+        text = "Not tested. The command “expunge attack” trains it on, rounds its weights, samples, asks in other ways."
         return Claim(name="attacks", level=UNKNOWN, text=text)
     judged = [one for one in done if one.level != UNKNOWN]
     level = max((one.level for one in judged), key=BADNESS.index, default=UNKNOWN)
