@@ -174,7 +174,7 @@ def test_what_scoring_knows_changes_no_generation(tiny: Loaded, suite: Suite, mo
     fewer = sum(rows)
     rows.clear()
     module = import_module("expunge.evaluation.model")  # where the names it calls stand
-    monkeypatch.setattr(module, "_known", lambda plan, _: [() for ids in plan.prompts if ids])
+    monkeypatch.setattr(module, "known", lambda plan, _: [() for ids in plan.prompts if ids])
     plain = evaluate(tiny, suite)
     handle.remove()
     assert found == plain
