@@ -149,7 +149,7 @@ def evaluate_model(
             progress=listener.batch,
         )
     if original is not None:
-        others = {role: roles[role] for role in folders if role != "original"}
+        others = {role: folder for role, folder in roles.items() if folder and role in folders and role != "original"}
         options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
         sizes = {"max_length": max_length, "batch_size": batch_size}
         found = beside_original(original, others, suite, found, deep=deep, listener=listener, **sizes, **options)
