@@ -151,3 +151,26 @@ def test_a_set_of_one_example(tiny: Loaded, suite: Suite) -> None:
     assert found.metrics["forget_quality"] == ks_2samp([1.0], [2.0]).pvalue == 1
     assert found.metrics["mia.gradnorm.auc"] in (0, 1)
     assert all(np.isfinite(value) for value in found.metrics.values())
+
+
+def test_an_empty_answer_is_measured_like_any_other(tiny: Loaded, suite: Suite) -> None:
+    """What is left of it is the space before it and the end-of-sequence token."""
+    blank = replace(suite.sets["forget"][0], response="")
+    odd = replace(suite, sets={**suite.sets, "forget": (blank, *suite.sets["forget"][1:])}, max_new_tokens=4)
+    found = evaluate(tiny, odd, deep=True)
+    assert all(np.isfinite(value) for value in found.metrics.values())
+    row = found.examples["forget"][0]
+    assert row["rouge_l"] == 0
+    item = Encoder(tiny.tokenizer).example(blank)
+    assert item.labels[-1] == tiny.tokenizer.eos_token_id
+    assert len(item.labels) == 2
+    with torch.no_grad():
+        logp = tiny.model(torch.tensor([item.ids])).logits[0, -3:-1].double().log_softmax(-1)
+    assert row["nll"] == pytest.approx(-float(logp[range(2), item.labels].mean()), rel=1e-5)
+
+
+def test_missing_paraphrases_are_said(tiny: Loaded, suite: Suite) -> None:
+    plain = tuple(replace(example, paraphrased_response=None) for example in suite.sets["forget"])
+    found = evaluate(tiny, replace(suite, sets={**suite.sets, "forget": plain}), generate=False)
+    assert any("4 of 4 examples have no paraphrased_response" in note for note in found.notes)
+    assert "forget.truth_ratio" in found.metrics
