@@ -69,7 +69,7 @@ def main() -> None:
     with printer() as listener:
         for name in names:
             case, place = settings["cases"][name], (arguments.work, arguments.base, listener)
-            tuned = tune(case, settings, own, *place)
+            tuned = tune(settings["cases"][settings["tuning"]["cases"][case["task"]]], settings, own, *place)
             found = one_case(name, Stage(case, own["world"], settings, own, *place), tuned, settings, own)
             tables.append(table(found))
             write_text(arguments.work / "tables.md", "\n".join(tables))
@@ -87,10 +87,10 @@ class Stage:
         self.task = make(case, world, own)
         self.place = work / f"world{world}"
         start = load(base) if base is not None else self.small_base(world)
-        lora = dict(settings["lora"])
+        lora = settings["lora"][self.kind]
         self.loaded = new_adapter(start, lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"]))
         self.encoder = self.loaded.encoder(256)
-        self.recipe = config.build(Finetuning, {**settings["recipe"], **own["recipes"][case.get("recipe", "usual")]})
+        self.recipe = config.build(Finetuning, {**settings["recipe"], **own["recipes"][case.get("recipe", self.kind)]})
         called = METRICS[self.kind].split(".")[0]
         asked = Choice(
             self.task.test,
@@ -175,9 +175,9 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
     """The rows of a case in a world of this size."""
     n, share = case.get("n", own["n"][case["task"]]), case["share"]
     if case["task"] == "correction":
-        return correction.make(world, n, share=share)
+        return correction.make(world, n, share=share, pretrain=own.get("pretrain", 150))
     module = {"recommendation": recommendation, "sequential": sequential}[case["task"]]
-    return module.make(world, n, test=own["test"], kind=case["kind"], share=share)
+    return module.make(world, n, test=own["test"][case["task"]], kind=case["kind"], share=share)
 
 
 def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict, own: dict) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict
     for label, chosen in settings["methods"].items():
         if label not in own.get("methods", settings["methods"]):
             continue
-        started = faulty[: settings["started"]]
+        started = faulty[: own.get("started", settings["started"])]
         if chosen is None:
             rows[label] = started
             continue
