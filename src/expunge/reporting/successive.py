@@ -45,7 +45,7 @@ def _keys(points: Sequence[Mapping[str, Any]]) -> list[str]:
     measured = {key for point in points for key in point["metrics"]}
     first = [next((key for key in keys if key in measured), None) for keys in (FORGET_KEYS, UTILITY_KEYS)]
     others = ["forget.verbmem", "forget.knowmem", FIRST, "retain.extraction_strength", "mia.min_k.auc", "privleak"]
-    return [key for key in dict.fromkeys([*first, *others]) if key in measured]
+    return [key for key in dict.fromkeys([*first, *others]) if key is not None and key in measured]
 
 
 def cell(point: Mapping[str, Any], key: str) -> Cell:
