@@ -2,16 +2,23 @@
 
 `over_bare` compares all metrics of the suite with what a plain program would spend on the model alone: one forward pass
 over the same sequences, each padded and computed whole, and one `generate` of transformers from the same prompts.
-`scoring_over_bare` is the teacher-forced pass alone against that forward pass. Both may fall below 1: expunge computes
-what sequences share once, as a prefix tree, and decodes only what the teacher-forced pass has not shown already. The
-model first learns most of the rows, so that its answers are as long as real ones.
+`scoring_over_bare` is the teacher-forced pass with all of its metrics against that forward pass; `without_lens` leaves the
+logit lens out of it. All may fall below 1: expunge computes what sequences share once, as a prefix tree, and decodes
+only what the teacher-forced pass has not shown already. The model first learns most of the rows, so that its answers are
+as long as real ones.
+
+`tokens_per_s`: new tokens per CPU second of expunge's generation, nothing known of them before, and of `generate` called
+for one prompt after another. `peak_mib`: memory a process needs beyond what loading the model took, for a bare forward
+pass, for scoring alone, and for scoring with every metric of every set.
 
 With --peer, OpenUnlearning computes seven of the metrics (its own code and configuration) on the same model and rows,
-and the values of both are printed. Prints one JSON line.
+and the values of both are printed; `definitions_that_differ` says where the two mean different things, and what of ours
+is compared. Prints one JSON line.
 """
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,10 +30,14 @@ import torch
 from common import BATCH, EPOCHS, cpu_ms, material, middle, peer, rounded
 
 from expunge.data import Encoded, Encoder, by_length, collate
-from expunge.evaluation import Evaluation, Suite, evaluate, tofu
+from expunge.evaluation import Evaluation, Suite, evaluate, score, tofu
+from expunge.evaluation.generation import greedy
 from expunge.models import Loaded, load
 
 NEW_TOKENS = 200
+SINGLES = 40  # prompts that are answered one by one
+GOALS = {"over_bare": 1.4, "scoring_over_bare": 1.4, "tokens_ratio": 3, "peer_over_ours": 3}
+MEASURES = ("forward", "score", "evaluate")
 SAME = {  # OpenUnlearning's name: expunge's
     "forget_Q_A_Prob": "forget.probability",
     "forget_Q_A_ROUGE": "forget.rouge_l",
@@ -36,6 +47,17 @@ SAME = {  # OpenUnlearning's name: expunge's
     "mia_min_k": "mia.min_k.auc",
     "model_utility": "model_utility",
 }
+DIFFERENT = {
+    "extraction strength": "an answer of which nothing follows has 0 here, 1/T there: compared by the compat form",
+    "truth ratio": "R is the same; there 1e-10 is added to denominators, and by default min(R, 1/R) here is of R itself",
+    "probability among options": "there 1e-10 is added to the denominator",
+    "min-k++": "there the variance is at least 1e-6, here the standard deviation at least 1e-3: the same",
+    "privleak": "the same formula; without a retrained model there the AUC .5 stands in, here the metric is absent",
+    "forget quality": "the same test; there on 1/(R + 1e-10) in one place, which leaves the p-value unless R is near 0",
+    "exact memorization, min-k, extraction strength": "both leave the end-of-sequence token out",
+    "membership AUC": "1 where forgotten examples look trained on, in both",
+    "ROUGE-L": "both stem; the longest common subsequence is the same",
+}
 
 
 def main() -> None:
@@ -44,7 +66,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2, help="how often everything is measured")
     parser.add_argument("--peer", type=Path, help="checkout of OpenUnlearning")
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that runs it")
+    parser.add_argument("--memory", nargs=3, metavar=("WHAT", "MODEL", "ROWS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory:
+        print(peak_mib(*arguments.memory))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         model, rows = material(Path(scratch) / "material", arguments.data, epochs=EPOCHS)
         print(json.dumps(rounded(measure(arguments, model, rows))))
@@ -60,13 +86,17 @@ def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str,
     for _ in range(arguments.turns):
         evaluation, total, scoring = timed(loaded, suite)
         results.append(evaluation)
+        _, without_lens, scoring_without_lens = timed(loaded, suite, lens_layers=())
         turn = {
             "evaluation": total,
+            "evaluation_without_lens": without_lens,
             "scoring": scoring,
+            "scoring_without_lens": scoring_without_lens,
             "bare_forward": cpu_ms(lambda: forward(loaded, sequences)) / 1000,
             "bare_generation": cpu_ms(lambda: generate(loaded, prompts)) / 1000,
         }
         turn["bare"] = turn["bare_forward"] + turn["bare_generation"]
+        turn |= rates(loaded, prompts)
         if arguments.peer:
             found = peer(
                 arguments.peer_python, arguments.peer, "--model", str(model), "--rows", str(rows), "--do", "evaluate"
@@ -82,7 +112,17 @@ def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str,
         "benchmark": "evaluate",
         "over_bare": ratio("evaluation", "bare"),
         "scoring_over_bare": ratio("scoring", "bare_forward"),
-        "cpu_s": {name: middle([turn[name] for turn in turns]) for name in turns[0]},
+        "over_bare_without_lens": ratio("evaluation_without_lens", "bare"),
+        "scoring_over_bare_without_lens": ratio("scoring_without_lens", "bare_forward"),
+        "tokens_ratio": ratio("tokens_per_s", "tokens_per_s_one_by_one"),
+        "cpu_s": {name: middle([turn[name] for turn in turns]) for name in turns[0] if "tokens" not in name},
+        "tokens_per_s": {
+            name: middle([turn[key] for turn in turns])
+            for name, key in (("batched", "tokens_per_s"), ("one_by_one", "tokens_per_s_one_by_one"))
+        },
+        "peak_mib": memory(model, rows),
+        "kept_bytes_per_token": kept_bytes(loaded, sequences[:BATCH]),
+        "goals": GOALS if arguments.peer else {name: goal for name, goal in GOALS.items() if "peer" not in name},
         "metrics": {name: metrics[name] for name in SAME.values()},
         "metrics_in_all": len(metrics),
         "sequences": len(sequences),
@@ -95,21 +135,90 @@ def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str,
         theirs = found["metrics"]
         result |= {
             "peer_over_ours": ratio("peer", "evaluation"),
-            "goal_peer_over_ours": 3,
             "peer_metrics": theirs,
             "largest_difference": max(abs(theirs[name] - metrics[ours]) for name, ours in SAME.items()),
+            "definitions_that_differ": DIFFERENT,
         }
     return result
 
 
-def timed(loaded: Loaded, suite: Suite) -> tuple[Evaluation, float, float]:
+def timed(loaded: Loaded, suite: Suite, **settings: Any) -> tuple[Evaluation, float, float]:
     """An evaluation, the CPU seconds it took, and those until its teacher-forced pass was done."""
     ends: dict[str, float] = {}
     start = process_time()
     evaluation = evaluate(
-        loaded, suite, batch_size=BATCH, progress=lambda stage, *_: ends.update({stage: process_time()})
+        loaded, suite, batch_size=BATCH, progress=lambda stage, *_: ends.update({stage: process_time()}), **settings
     )
     return evaluation, process_time() - start, ends["score"] - start
+
+
+def rates(loaded: Loaded, prompts: Sequence[list[int]]) -> dict[str, float]:
+    """New tokens per CPU second: all prompts in expunge's flock, and some of them one by one with `generate`."""
+    model: Any = loaded.model
+    distinct = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
+    new: list[list[int]] = []
+    took = cpu_ms(lambda: new.extend(flock(loaded, distinct))) / 1000
+
+    def alone() -> int:
+        tokens = 0
+        for prompt in distinct[:: max(1, len(distinct) // SINGLES)]:
+            ids = torch.tensor([prompt])
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW_TOKENS
+            )
+            tokens += out.shape[1] - ids.shape[1]
+        return tokens
+
+    counted: list[int] = []
+    with torch.inference_mode():
+        slow = cpu_ms(lambda: counted.append(alone())) / 1000
+    ends = sum(len(row) + (len(row) < NEW_TOKENS) for row in new)  # `generate` counts the end token too
+    return {"tokens_per_s": ends / took, "tokens_per_s_one_by_one": counted[0] / slow}
+
+
+@torch.inference_mode()
+def flock(loaded: Loaded, prompts: Sequence[list[int]]) -> list[list[int]]:
+    return greedy(loaded, prompts, NEW_TOKENS, batch_size=4 * BATCH)
+
+
+def memory(model: Path, rows: Path) -> dict[str, float]:
+    """Peak memory of each kind of work in a process of its own, in MiB beyond what it held before."""
+    found = {}
+    for what in MEASURES:
+        command = [sys.executable, __file__, "--memory", what, str(model), str(rows)]
+        found[what] = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return found
+
+
+def peak_mib(what: str, model: str, rows: str) -> float:
+    """Of Linux, which can forget an earlier peak; elsewhere NaN."""
+    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    loaded, suite = load(model), tofu(rows, "forget01", max_new_tokens=NEW_TOKENS)
+    sequences, _ = inputs(suite, Encoder(loaded.tokenizer))
+    score(loaded, sequences[:2])  # what is set up once
+    if not forget.exists():
+        return float("nan")
+
+    def kib(name: str) -> int:
+        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{name}:")))
+
+    forget.write_text("5")
+    before = kib("VmRSS")
+    if what == "forward":
+        forward(loaded, sequences)
+    elif what == "score":
+        score(loaded, sequences, batch_size=BATCH)
+    else:
+        evaluate(loaded, suite, batch_size=BATCH, generate=False)
+    return (kib("VmHWM") - before) / 1024
+
+
+def kept_bytes(loaded: Loaded, sequences: Sequence[Encoded]) -> dict[str, float]:
+    """What is kept of each labelled token after its batch, and what its logits would take."""
+    records = score(loaded, sequences, batch_size=BATCH)
+    fields = ("logprob", "correct", "mean_logprob", "std_logprob")
+    size = sum(getattr(record, name).nbytes for record in records for name in fields)
+    return {"records": size / sum(len(item.labels) for item in sequences), "logits": 4.0 * len(loaded.tokenizer)}
 
 
 def inputs(suite: Suite, encoder: Encoder) -> tuple[list[Encoded], list[list[int]]]:
