@@ -116,8 +116,9 @@ def main() -> None:
     own = yaml.safe_load(arguments.config.read_text())[arguments.part]
     if arguments.seeds:
         own["seeds"] = arguments.seeds
-    for part, wanted in (("methods", arguments.methods), ("attacks", arguments.kinds)):
-        own[part] = {name: own[part][name] for name in wanted} if wanted else own[part]
+    own["shown"] = arguments.methods or list(own["methods"])  # what is reported on depends on all of them
+    if arguments.kinds:
+        own["attacks"] = {name: own["attacks"][name] for name in arguments.kinds}
     with printer() as listener:
         boards = demo(arguments.work, own, listener)
         if arguments.part == "smollm2":
@@ -174,7 +175,7 @@ def attacked(board: Board, own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         controls[role] = evaluated(board, role, board.folders[role], controls.get("retrained"))
         run = result(role, role, controls[role], controls=controls)
         yield run | {"seed": board.seed, "attacks": under_attack(board, role, role, own)}
-    for name in board.settings:
+    for name in own["shown"]:
         folder, made = board.unlearned(name)
         found = evaluated(board, name, folder, controls["retrained"])
         run = result(name, "unlearned", found, controls=controls) | made
