@@ -26,6 +26,7 @@ from expunge.cli.console import printer
 from expunge.data.benchmarks import correction, recommendation, sequential
 from expunge.data.benchmarks.fictional import build_tokenizer, demo_config, plain_texts
 from expunge.data.benchmarks.task import Task
+from expunge.errors import DivergedError
 from expunge.evaluation import evaluate, score
 from expunge.evaluation.suites import Choice, Suite
 from expunge.files import atomic_path, write_text
@@ -150,7 +151,10 @@ class Stage:
         self.listener.stage(f"{slug(self.case)}: {label}, seed {seed}")
         context = Context(self.encoder, progress=self.listener.step)
         histories = []
-        cost = costs(lambda: histories.append(made(self.loaded, self.task.request, context)))
+        try:
+            cost = costs(lambda: histories.append(made(self.loaded, self.task.request, context)))
+        except DivergedError as error:
+            return {"refused": str(error)}
         solve = histories[0].found.get("solve", {})
         rounds = [{key: row[key] for key in SHOWN} for row in solve.get("rounds", [])]
         return self.measured() | cost | {"rounds": rounds, "ratio": solve.get("ratio"), "known": solve.get("memorised")}
@@ -258,6 +262,10 @@ def table(case: Mapping[str, Any]) -> str:
         "| --- |" + " ---: |" * 9,
     ]
     for label, runs in rows.items():
+        refused = [run["refused"] for run in runs if "refused" in run]
+        if refused:
+            lines.append(f"| {label} | refused ({len(refused)} of {len(runs)}) |" + " – |" * 8)
+            continue
         values = np.array([run["metric"] for run in runs])
         cells = [spread(values), f"{100 * (values.mean() - gold) / gold:+.1f} %"]
         if label in ("retrained", "corrupted"):
