@@ -12,7 +12,7 @@ def evaluate(
     model: options.Model,
     out: Annotated[Path, typer.Option("--out", help="JSON file to write; the report goes beside it as .html.")],
     suite: Annotated[
-        Literal["request", "tofu", "muse", "wmdp", "mmlu", "recommendation", "sequential", "choice"],
+        Literal["request", "tofu", "muse", "wmdp", "mmlu", "recommendation", "sequential", "choice", "harness"],
         typer.Option("--suite", help="What to measure on."),
     ] = "request",
     data: Annotated[
@@ -30,10 +30,11 @@ def evaluate(
         bool, typer.Option("--make-wrong-answers", help="request: by template where none are given, for truth ratio.")
     ] = False,
     mmlu: Annotated[str | None, typer.Option("--mmlu", help="wmdp: MMLU's folder, as knowledge to keep.")] = None,
-    shots: Annotated[int, typer.Option("--shots", help="mmlu: solved questions before each, 0 to 5.")] = 0,
+    shots: Annotated[int, typer.Option("--shots", help="mmlu, harness: solved questions before each.")] = 0,
     scoring: Annotated[
         Literal["letter", "text"], typer.Option("--scoring", help="wmdp, mmlu: by the option's letter or its text.")
     ] = "letter",
+    tasks: Annotated[str, typer.Option("--tasks", help="harness: tasks of lm-eval, with commas between.")] = "",
     original: Annotated[str | None, typer.Option("--original", help="The model before unlearning.")] = None,
     reference: Annotated[str | None, typer.Option("--reference", help="The model retrained without the data.")] = None,
     method: Annotated[str, typer.Option("--name", help="What to call the model in tables.")] = "unlearned",
@@ -87,6 +88,7 @@ def evaluate(
         scoring=scoring,
         limit=limit,
         max_new_tokens=max_new_tokens,
+        tasks=tasks.split(","),
         make_wrong_answers=make_wrong_answers,
     )
     with printer(quiet=quiet) as listener:

@@ -100,6 +100,11 @@ def evaluate(
             notes.append(f"the truth ratio is in the form {form!r}")
     asked, rows, more = _questions(loaded, suite, encoder, **asking)
     summary |= asked
+    if suite.tasks is not None:
+        from expunge.evaluation.harness import run_tasks
+
+        of_tasks, others, told = run_tasks(loaded, suite.tasks, batch_size=batch_size)
+        summary, plain, more = summary | of_tasks, plain | others, more + told
     notes = [
         *suite.notes,
         cut_note((item for each in plans for item in each.encoded), encoder.max_length),

@@ -50,6 +50,7 @@ CHOICE_COLUMNS = {
     "choice.option_accuracy": ("accu-\nracy\n↑", 0.0),
     "choice.probability_with_options": ("proba-\nbility\n↑", 0.0),
 }
+MOST_OTHERS = 6  # columns of a table of other measures alone
 CHANCE = 0.25  # the accuracy of guessing one of four options
 # what a model is compared with the retrained one by; all lie between 0 and 1
 DISTANCE = tuple(key for key in COLUMNS if key != "forget_quality")
@@ -146,6 +147,8 @@ def columns(rows: Sequence[Row]) -> dict[str, str]:
     asked = {key: heading for key, heading in headings.items() if key in measured}
     if measured & {"forget.verbmem", "forget.knowmem"}:
         return {key: heading for key, heading in (WRITTEN_COLUMNS | asked).items() if key in measured}
+    if measured and not asked and not measured & COLUMNS.keys():  # as from the harness, whose names are its own
+        return {key: key.replace(".", "\n").replace("_", "\n", 1) for key in list(rows[0].metrics)[:MOST_OTHERS]}
     return {**(COLUMNS if not asked or measured & COLUMNS.keys() else {}), **asked}
 
 

@@ -7,7 +7,18 @@ from typing import Any, Literal
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.metrics.truth_ratio import Form
-from expunge.evaluation.suites import Suite, choice, mmlu, muse, recommendation, request_suite, sequential, tofu, wmdp
+from expunge.evaluation.suites import (
+    Suite,
+    choice,
+    harness,
+    mmlu,
+    muse,
+    recommendation,
+    request_suite,
+    sequential,
+    tofu,
+    wmdp,
+)
 from expunge.evaluation.suites.suite import Scoring
 from expunge.files import refuse_existing, write_json
 from expunge.models import load
@@ -18,7 +29,7 @@ from expunge.runs.beside import beside_original
 from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
 
-SUITES = ("request", "tofu", "muse", "wmdp", "mmlu", "recommendation", "sequential", "choice")
+SUITES = ("request", "tofu", "muse", "wmdp", "mmlu", "recommendation", "sequential", "choice", "harness")
 
 
 def make_suite(
@@ -39,6 +50,7 @@ def make_suite(
     scoring: Scoring = "letter",
     limit: int | None = None,
     max_new_tokens: int | None = None,
+    tasks: Sequence[str] = (),
     make_wrong_answers: bool = False,
 ) -> Suite:
     """The suite called `name`: "request" from a person's files, "tofu", "muse", "wmdp" and "mmlu" from the folder `data`,
@@ -47,13 +59,15 @@ def make_suite(
     split: of tofu, whose data (as of muse) may also come from the hub. forget, retain, holdout: of request; running text is
     cut into chunks with the tokenizer of `model`, as `unlearn` does with the same `max_length` and `chunk_tokens`, and
     `prefix_tokens` of each are given before the model goes on; make_wrong_answers: by template, where none are given.
-    mmlu_folder: of wmdp, the knowledge to keep. shots,
-    scoring: of wmdp and mmlu, see their suites.
+    mmlu_folder: of wmdp, the knowledge to keep. shots, scoring: of wmdp and mmlu, see their suites. tasks: of harness, by
+    lm-eval's names; `shots` 0 is each task's own number, and `data` a folder of further tasks.
 
     Raises ConfigurationError for an unknown suite or missing files.
     """
     if name == "tofu":
         return tofu(data or "locuslab/TOFU", split, limit, max_new_tokens=max_new_tokens or 200)
+    if name == "harness":
+        return harness(tasks, folder=data, shots=shots or None, limit=limit)
     if name == "muse":
         if max_new_tokens is not None:
             raise ConfigurationError(

@@ -220,6 +220,21 @@ def _choices() -> Iterator[Metric]:
         "",
         "questions with options",
     )
+    for name, label, what in (
+        ("acc", "accuracy", "likeliest"),
+        ("acc_norm", "accuracy by length", "likeliest for its length"),
+    ):
+        yield Metric(
+            name,
+            f"harness {label}",
+            f"share of examples whose right option is the {what}",
+            "The share of a task's examples, as the evaluation harness puts them, whose right option the model finds the "
+            f"{what}.",
+            LOWER,
+            HIGHER,
+            "lm-eval",
+            "the suite harness",
+        )
     yield Metric(
         "option_accuracy",
         "accuracy among options",

@@ -65,6 +65,16 @@ class Writing:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """Tasks of lm-eval by name (see `expunge.evaluation.suites.harness`)."""
+
+    names: tuple[str, ...]
+    shots: int | None = None
+    limit: int | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
 class Suite:
     """Named sets of examples to measure a model on.
 
@@ -76,7 +86,7 @@ class Suite:
     `quizzes`: named multiple-choice questions; a suite of these alone needs no sets. `groups`: names for several
     quizzes taken together. `scoring`: see `expunge.evaluation.quiz.answer`. `choices`: named examples with options, put
     as they are trained on (see `expunge.evaluation.choice.choose`); a suite of these alone needs no sets either.
-    `writings`: texts to go on from, each under the metric it gives ("forget.verbmem"); likewise.
+    `writings`: texts to go on from, each under the metric it gives ("forget.verbmem"); likewise. `tasks`: of lm-eval.
 
     Raises ConfigurationError if a set is empty or missing, an example of a `with_options` set has no options, or
     `prefix_tokens` is below 1.
@@ -94,12 +104,13 @@ class Suite:
     scoring: Scoring = "letter"
     choices: Mapping[str, Choice] = field(default_factory=dict)
     writings: Mapping[str, Writing] = field(default_factory=dict)
+    tasks: Tasks | None = None
     silent: tuple[str, ...] = ("holdout",)
 
     def __post_init__(self) -> None:
         if self.prefix_tokens is not None and self.prefix_tokens < 1:
             raise ConfigurationError(f"prefix_tokens must be at least 1, got {self.prefix_tokens}.")
-        if (self.quizzes or self.choices or self.writings) and not self.sets:
+        if (self.quizzes or self.choices or self.writings or self.tasks) and not self.sets:
             return
         for name in ("forget", *self.utility, *self.with_options):
             if name not in self.sets:
