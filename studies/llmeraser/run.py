@@ -187,7 +187,8 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
 def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict, own: dict) -> dict[str, Any]:
     """Every training and every method of one case."""
     seeds = range(stage.case.get("trainings", settings["trainings"]))
-    faulty = [stage.trained(seed, right=False) for seed in seeds]
+    begun = [stage.trained(seed, right=False) for seed in seeds[: own.get("faulty")]]
+    faulty = [begun[seed % len(begun)] for seed in seeds]
     right = [stage.trained(seed, right=True) for seed in seeds]
     rows: dict[str, list[dict[str, Any]]] = {"retrained": right}
     for label, chosen in settings["methods"].items():
