@@ -63,13 +63,18 @@ DIFFERENT = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of TOFU's files (default: invented rows)")
+    parser.add_argument("--model", type=Path, help="a model folder to measure instead of the 5 M Llama (with --data)")
+    parser.add_argument("--limit", type=int, help="examples of each set")
     parser.add_argument("--turns", type=int, default=2, help="how often everything is measured")
     parser.add_argument("--peer", type=Path, help="checkout of OpenUnlearning")
     parser.add_argument("--peer-python", default=sys.executable, help="the Python that runs it")
-    parser.add_argument("--memory", nargs=3, metavar=("WHAT", "MODEL", "ROWS"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print(peak_mib(*arguments.memory))
+        return
+    if arguments.model:
+        print(json.dumps(rounded(measure(arguments, arguments.model, arguments.data))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         model, rows = material(Path(scratch) / "material", arguments.data, epochs=EPOCHS)
@@ -77,7 +82,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str, Any]:
-    loaded, suite = load(model), tofu(rows, "forget01", max_new_tokens=NEW_TOKENS)
+    loaded, suite = load(model), tofu(rows, "forget01", arguments.limit, max_new_tokens=NEW_TOKENS)
     sequences, prompts = inputs(suite, Encoder(loaded.tokenizer))
     results: list[Evaluation] = []
     turns: list[dict[str, float]] = []
@@ -120,7 +125,7 @@ def measure(arguments: argparse.Namespace, model: Path, rows: Path) -> dict[str,
             name: middle([turn[key] for turn in turns])
             for name, key in (("batched", "tokens_per_s"), ("one_by_one", "tokens_per_s_one_by_one"))
         },
-        "peak_mib": memory(model, rows),
+        "peak_mib": memory(model, rows, arguments.limit),
         "kept_bytes_per_token": kept_bytes(loaded, sequences[:BATCH]),
         "goals": GOALS if arguments.peer else {name: goal for name, goal in GOALS.items() if "peer" not in name},
         "metrics": {name: metrics[name] for name in SAME.values()},
@@ -181,19 +186,19 @@ def flock(loaded: Loaded, prompts: Sequence[list[int]]) -> list[list[int]]:
     return greedy(loaded, prompts, NEW_TOKENS, batch_size=4 * BATCH)
 
 
-def memory(model: Path, rows: Path) -> dict[str, float]:
+def memory(model: Path, rows: Path, limit: int | None) -> dict[str, float]:
     """Peak memory of each kind of work in a process of its own, in MiB beyond what it held before."""
     found = {}
     for what in MEASURES:
-        command = [sys.executable, __file__, "--memory", what, str(model), str(rows)]
+        command = [sys.executable, __file__, "--memory", what, str(model), str(rows), *([str(limit)] if limit else [])]
         found[what] = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return found
 
 
-def peak_mib(what: str, model: str, rows: str) -> float:
+def peak_mib(what: str, model: str, rows: str, limit: str = "1000000") -> float:
     """Of Linux, which can forget an earlier peak; elsewhere NaN."""
     status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    loaded, suite = load(model), tofu(rows, "forget01", max_new_tokens=NEW_TOKENS)
+    loaded, suite = load(model), tofu(rows, "forget01", int(limit), max_new_tokens=NEW_TOKENS)
     sequences, _ = inputs(suite, Encoder(loaded.tokenizer))
     score(loaded, sequences[:2])  # what is set up once
     if not forget.exists():

@@ -9,8 +9,9 @@ from expunge import runs
 from expunge.errors import ConfigurationError
 from expunge.evaluation import tuned
 from expunge.evaluation.suites import Choice, Suite, Writing, request_suite
-from expunge.methods import method, tuned_on
-from expunge.request import Example, Request
+from expunge.methods import Context, method, tuned_on
+from expunge.models import Loaded
+from expunge.request import Example, Request, read_examples
 from tests.conftest import FORGET
 
 
@@ -122,3 +123,14 @@ def test_a_file_of_tuning_examples_counts_too(
         tiny_folder, suite, out=tmp_path / "r.json", tuned_on=file, leave_out_tuned=True, report=False
     )
     assert {row["prompt"] for row in results["runs"][-1]["examples"]["forget"]} == {e.prompt for e in reported.forget}
+
+
+def test_a_stop_rule_says_which_examples_set_it(tiny: Loaded, request_files: tuple[Path, Path]) -> None:
+    holdout = people(3, "z")
+    request = Request(read_examples(request_files[0]), read_examples(request_files[1]), holdout)
+    chosen = method("graddiff", {"steps": 1, "stop_forget_nll": "holdout"})
+    history = chosen(tiny, request, Context(tiny.encoder(512)))
+    assert history.found["stopped_by"] == {"holdout": sorted(example.mark for example in holdout)}
+    assert any("3 holdout examples set where to stop" in note for note in history.notes)
+    plain = method("graddiff", {"steps": 1})(tiny, request, Context(tiny.encoder(512)))
+    assert "stopped_by" not in plain.found
