@@ -39,7 +39,7 @@ def test_unlearn_writes_everything_and_the_patch_makes_the_model(run, tiny_folde
     code, printed, _ = run(*unlearn_arguments(tiny_folder, request_files, out), "--holdout", request_files[1])
     assert code == 0
     assert "NGDiff" in printed
-    expected = ["log.jsonl", "model", "patch.safetensors", "report.html", "results.json", "run.json"]
+    expected = ["log.jsonl", "model", "patch.safetensors", "report.html", "report.md", "results.json", "run.json"]
     assert sorted(item.name for item in out.iterdir()) == expected
     assert sorted(item.name for item in tmp_path.iterdir()) == ["run"]
 
