@@ -145,7 +145,7 @@ class Stage:
     def unlearned(self, label: str, settings: Mapping[str, Any], start: dict[str, Any], seed: int) -> dict[str, Any]:
         """What a method makes of one faulty adapter."""
         own = dict(settings)
-        shared = self.settings["llmeraser"] if own["name"] == "llmeraser" else {}
+        shared = self.settings["llmeraser"] | self.own.get("llmeraser", {}) if own["name"] == "llmeraser" else {}
         made = method(own.pop("name"), {**shared, **own, "seed": seed})
         self.hold(load_file(start["file"]))
         self.listener.stage(f"{slug(self.case)}: {label}, seed {seed}")
