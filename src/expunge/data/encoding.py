@@ -10,7 +10,7 @@ there is one) carry labels; of running text, every token but the first does.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
@@ -51,6 +51,7 @@ class Encoder:
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int = 512
+    _begun: dict[tuple[str, bool], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
@@ -85,7 +86,9 @@ class Encoder:
 
         A chat template writes its own special tokens.
         """
-        prompt_ids = self.tokenizer(before, add_special_tokens=special)["input_ids"]
+        if (before, special) not in self._begun:  # a question comes with each of its answers
+            self._begun[before, special] = self.tokenizer(before, add_special_tokens=special)["input_ids"]
+        prompt_ids = list(self._begun[before, special])
         ids = self.tokenizer(full, add_special_tokens=special)["input_ids"]
         if ids[: len(prompt_ids)] == prompt_ids:
             return prompt_ids, ids[len(prompt_ids) :]
