@@ -58,4 +58,5 @@ def similarity(one: Sequence[str], other: Sequence[str]) -> np.ndarray:
         columns.extend(place[word] for word in count)
         starts.append(len(columns))
     table = csr_array((values, columns, starts), shape=(len(counts), max(1, len(place))))
-    return (table[: len(one)] @ table[len(one) :].transpose()).toarray()
+    first, second = csr_array(table[: len(one)]), csr_array(table[len(one) :])
+    return (first @ second.T).toarray()
