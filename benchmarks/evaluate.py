@@ -200,7 +200,7 @@ def peak_mib(what: str, model: str, rows: str, limit: str = "1000000") -> float:
     status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     loaded, suite = load(model), tofu(rows, "forget01", int(limit), max_new_tokens=NEW_TOKENS)
     sequences, _ = inputs(suite, Encoder(loaded.tokenizer))
-    score(loaded, sequences[:2])  # what is set up once
+    evaluate(loaded, tofu(rows, "forget01", 2), generate=False)  # what is imported and set up once
     if not forget.exists():
         return float("nan")
 
