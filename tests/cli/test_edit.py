@@ -97,9 +97,11 @@ def test_a_side_that_is_missing(run, models: tuple[Path, Path, Path], tmp_path: 
     assert re.search("give the model to compare it with" if sides else "Give --plus and --minus", told)
 
 
-# The command line, but each shard takes its time to be booked, so that a signal never comes too late.
+# The command line, but each shard takes its time to be booked, so that a signal never comes too late; and it hears
+# SIGINT even where a shell started the tests in the background, which makes them deaf to it.
 SLOWED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from expunge.cli import main
 from expunge.models.resumable import Growing
 finish = Growing.finish
