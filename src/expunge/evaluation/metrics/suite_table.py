@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from expunge.evaluation.metrics.metric import AS_RETRAINED, HIGHER, LOWER, NEITHER, Metric
 
-
-def suite_level() -> Iterator[Metric]:
-    yield Metric(
+SUITE_LEVEL = (
+    Metric(
         "model_utility",
         "model utility",
         "harmonic mean of probability, ROUGE-L and truth ratio of the sets to keep",
@@ -16,8 +15,8 @@ def suite_level() -> Iterator[Metric]:
         source="TOFU (arXiv 2401.06121)",
         needs="a set to keep; generation",
         on_sets=False,
-    )
-    yield Metric(
+    ),
+    Metric(
         "forget_quality",
         "forget quality",
         "two-sided two-sample KS test of R, unlearned against retrained",
@@ -27,8 +26,8 @@ def suite_level() -> Iterator[Metric]:
         source="TOFU (arXiv 2401.06121)",
         needs="wrong answers; the retrained model",
         on_sets=False,
-    )
-    yield Metric(
+    ),
+    Metric(
         "forget_quality_log10",
         "forget quality (log10)",
         "log10 p",
@@ -37,8 +36,8 @@ def suite_level() -> Iterator[Metric]:
         source="TOFU (arXiv 2401.06121)",
         needs="wrong answers; the retrained model",
         on_sets=False,
-    )
-    yield Metric(
+    ),
+    Metric(
         "privleak",
         "PrivLeak",
         "100 · (A − A_retrained) / A_retrained, A = 1 − AUC of min-k (40 %)",
@@ -48,8 +47,8 @@ def suite_level() -> Iterator[Metric]:
         source="MUSE (arXiv 2407.06460)",
         needs="a holdout set; the retrained model",
         on_sets=False,
-    )
-    yield Metric(
+    ),
+    Metric(
         "uds",
         "unlearning depth score",
         "mean_i Σ_l Δ¹_il clip(Δ²_il / Δ¹_il, 0, 1) / Σ_l Δ¹_il, layers with Δ¹ > .05",
@@ -60,8 +59,8 @@ def suite_level() -> Iterator[Metric]:
         source="Lee et al. 2026 (arXiv 2605.24614)",
         needs="--deep; the original and the retrained model",
         on_sets=False,
-    )
-    yield Metric(
+    ),
+    Metric(
         "lens_depth",
         "logit-lens depth",
         "as uds, Δ from reading each layer out through the original's last norm and output layer",
@@ -71,9 +70,9 @@ def suite_level() -> Iterator[Metric]:
         source="Lee et al. 2026 (arXiv 2605.24614), the logit-lens baseline",
         needs="--deep; the original and the retrained model",
         on_sets=False,
-    )
-    for k in (1, 16, 128):
-        yield Metric(
+    ),
+    *(
+        Metric(
             f"leak_at_{k}",
             f"leak@{k}",
             f"1 − C(n − c, {k}) / C(n, {k})",
@@ -84,7 +83,9 @@ def suite_level() -> Iterator[Metric]:
             needs="the sampling attack",
             on_sets=False,
         )
-    yield Metric(
+        for k in (1, 16, 128)
+    ),
+    Metric(
         "leak_bound",
         "leak@1, upper bound",
         "95 % quantile of Beta(c + 1, n − c) of all c leaks in n samples",
@@ -94,8 +95,8 @@ def suite_level() -> Iterator[Metric]:
         source="Clopper and Pearson 1934",
         needs="the sampling attack",
         on_sets=False,
-    )
-    yield Metric(
+    ),
+    Metric(
         "codes_changed",
         "codes changed by the edit",
         "#{w ≠ w_original, code ≠ code_original} / #{w ≠ w_original}",
@@ -105,7 +106,8 @@ def suite_level() -> Iterator[Metric]:
         source="ours, after arXiv 2410.16454",
         needs="the quantization attack; the original model",
         on_sets=False,
-    )
+    ),
+)
 
 
 SCORES = {  # attack: (label, score in words, formula, source, needs)

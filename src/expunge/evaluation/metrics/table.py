@@ -1,13 +1,10 @@
 """Every metric in one table: its formula, its meaning in a sentence, which way is better, where it is from."""
 
-from collections.abc import Iterator
-
 from expunge.evaluation.metrics.metric import AS_RETRAINED, HIGHER, LOWER, NEITHER, Metric
-from expunge.evaluation.metrics.suite_table import membership, suite_level
+from expunge.evaluation.metrics.suite_table import SUITE_LEVEL, membership
 
-
-def _memorization() -> Iterator[Metric]:
-    yield Metric(
+_MEMORIZATION = (
+    Metric(
         "extraction_strength",
         "extraction strength",
         "1 − k/T",
@@ -17,8 +14,8 @@ def _memorization() -> Iterator[Metric]:
         LOWER,
         HIGHER,
         "Carlini et al. 2021 (arXiv 2012.07805)",
-    )
-    yield Metric(
+    ),
+    Metric(
         "exact_memorization",
         "exact memorization",
         "(1/T) Σ_t [argmax_v p(v | y_<t) = y_t]",
@@ -26,8 +23,8 @@ def _memorization() -> Iterator[Metric]:
         LOWER,
         HIGHER,
         "Tirumala et al. 2022 (arXiv 2205.10770)",
-    )
-    yield Metric(
+    ),
+    Metric(
         "probability",
         "probability",
         "exp(−l)",
@@ -35,8 +32,8 @@ def _memorization() -> Iterator[Metric]:
         LOWER,
         HIGHER,
         "TOFU (arXiv 2401.06121)",
-    )
-    yield Metric(
+    ),
+    Metric(
         "probability_with_options",
         "probability among options",
         "p / (p + Σ p_wrong), p = exp(−l)",
@@ -45,8 +42,8 @@ def _memorization() -> Iterator[Metric]:
         HIGHER,
         "TOFU (arXiv 2401.06121)",
         "wrong answers",
-    )
-    yield Metric(
+    ),
+    Metric(
         "truth_ratio",
         "truth ratio",
         "R = exp(l_right − mean l_wrong); min(R, 1/R) on forget, max(0, 1 − R) elsewhere",
@@ -56,8 +53,8 @@ def _memorization() -> Iterator[Metric]:
         HIGHER,
         "TOFU (arXiv 2401.06121)",
         "wrong answers; best with a paraphrased right one",
-    )
-    yield Metric(
+    ),
+    Metric(
         "logit_lens",
         "logit lens",
         "max_k exp((1/T) Σ_t log softmax(W norm(h_k,t))[y_t]), k over inner layers",
@@ -67,16 +64,16 @@ def _memorization() -> Iterator[Metric]:
         HIGHER,
         "nostalgebraist 2020; for unlearning Patil et al. 2024 (arXiv 2309.17410)",
         "a decoder whose last norm and output layer can be told apart",
-    )
-    yield Metric(
+    ),
+    Metric(
         "nll",
         "loss",
         "l",
         "The mean negative log-likelihood of the recorded answer per token, in nats.",
         HIGHER,
         LOWER,
-    )
-    yield Metric(
+    ),
+    Metric(
         "perplexity",
         "perplexity",
         "exp(Σ S / Σ T)",
@@ -85,11 +82,12 @@ def _memorization() -> Iterator[Metric]:
         HIGHER,
         LOWER,
         needs="running text",
-    )
+    ),
+)
 
 
-def _generation() -> Iterator[Metric]:
-    yield Metric(
+_GENERATION = (
+    Metric(
         "rouge_l",
         "ROUGE-L",
         "LCS(words of answer, words written) / words of answer",
@@ -98,8 +96,8 @@ def _generation() -> Iterator[Metric]:
         HIGHER,
         "Lin 2004",
         "generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "rouge_l_f1",
         "ROUGE-L F1",
         "2 LCS / (words of answer + words written)",
@@ -108,8 +106,8 @@ def _generation() -> Iterator[Metric]:
         HIGHER,
         "Lin 2004",
         "generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "keywords",
         "answers with all key words",
         "share of texts that hold all key words of the answer",
@@ -119,8 +117,8 @@ def _generation() -> Iterator[Metric]:
         HIGHER,
         "ours",
         "attacks",
-    )
-    yield Metric(
+    ),
+    Metric(
         "repetition",
         "repetition",
         "1 − distinct / all runs of 4 words",
@@ -129,8 +127,8 @@ def _generation() -> Iterator[Metric]:
         LOWER,
         "Welleck et al. 2020 (arXiv 1908.04319), seq-rep-4",
         "generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "refusal",
         "refusals",
         "share of texts with a phrase of refusal",
@@ -139,8 +137,8 @@ def _generation() -> Iterator[Metric]:
         LOWER,
         "phrases in the manner of TOFU's (arXiv 2401.06121)",
         "generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "empty",
         "empty answers",
         "share of texts without a letter or digit",
@@ -148,8 +146,8 @@ def _generation() -> Iterator[Metric]:
         LOWER,
         LOWER,
         needs="generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "gibberish",
         "gibberish",
         "share of texts that repeat themselves or are not made of words",
@@ -159,8 +157,8 @@ def _generation() -> Iterator[Metric]:
         LOWER,
         LOWER,
         needs="generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "fluency",
         "perplexity of its answers",
         "exp(Σ S_original(written) / Σ T)",
@@ -170,11 +168,12 @@ def _generation() -> Iterator[Metric]:
         LOWER,
         "as MUSE and RWKU report fluency; here no downloaded model is needed",
         "generation; the original model",
-    )
+    ),
+)
 
 
-def _writings() -> Iterator[Metric]:
-    yield Metric(
+_WRITINGS = (
+    Metric(
         "verbmem",
         "VerbMem",
         "ROUGE-L F1 of 128 tokens written after an excerpt",
@@ -183,8 +182,8 @@ def _writings() -> Iterator[Metric]:
         HIGHER,
         "MUSE (arXiv 2407.06460)",
         "the suite muse; generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "knowmem",
         "KnowMem",
         "ROUGE-L F1 of up to 32 tokens written after solved questions and a question",
@@ -194,11 +193,12 @@ def _writings() -> Iterator[Metric]:
         HIGHER,
         "MUSE (arXiv 2407.06460)",
         "the suite muse; generation",
-    )
+    ),
+)
 
 
-def _choices() -> Iterator[Metric]:
-    yield Metric(
+_CHOICES = (
+    Metric(
         "accuracy",
         "accuracy",
         "share of questions with argmax p(letter) right",
@@ -208,8 +208,8 @@ def _choices() -> Iterator[Metric]:
         HIGHER,
         "WMDP (arXiv 2403.03218), MMLU (arXiv 2009.03300)",
         "questions with options",
-    )
-    yield Metric(
+    ),
+    Metric(
         "accuracy_text",
         "accuracy by text",
         "share of questions with argmin l(option) right",
@@ -219,12 +219,9 @@ def _choices() -> Iterator[Metric]:
         HIGHER,
         "",
         "questions with options",
-    )
-    for name, label, what in (
-        ("acc", "accuracy", "likeliest"),
-        ("acc_norm", "accuracy by length", "likeliest for its length"),
-    ):
-        yield Metric(
+    ),
+    *(
+        Metric(
             name,
             f"harness {label}",
             f"share of examples whose right option is the {what}",
@@ -235,7 +232,12 @@ def _choices() -> Iterator[Metric]:
             "lm-eval",
             "the suite harness",
         )
-    yield Metric(
+        for name, label, what in (
+            ("acc", "accuracy", "likeliest"),
+            ("acc_norm", "accuracy by length", "likeliest for its length"),
+        )
+    ),
+    Metric(
         "option_accuracy",
         "accuracy among options",
         "share of examples with p_right > max p_wrong",
@@ -244,8 +246,8 @@ def _choices() -> Iterator[Metric]:
         HIGHER,
         "",
         "wrong answers",
-    )
-    yield Metric(
+    ),
+    Metric(
         "auc",
         "AUC",
         "P(s_yes > s_no) + ½ P(s_yes = s_no), s = log p(Yes) − log p(No)",
@@ -255,8 +257,8 @@ def _choices() -> Iterator[Metric]:
         HIGHER,
         "TALLRec (arXiv 2305.00447)",
         "yes/no questions",
-    )
-    yield Metric(
+    ),
+    Metric(
         "hit_ratio",
         "HitRatio@1",
         "right / valid written answers",
@@ -265,8 +267,8 @@ def _choices() -> Iterator[Metric]:
         HIGHER,
         "LLaRA (arXiv 2312.02445)",
         "candidates; generation",
-    )
-    yield Metric(
+    ),
+    Metric(
         "valid_ratio",
         "valid ratio",
         "valid / all written answers",
@@ -275,11 +277,10 @@ def _choices() -> Iterator[Metric]:
         HIGHER,
         "LLaRA (arXiv 2312.02445)",
         "candidates; generation",
-    )
+    ),
+)
 
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for family in (_memorization, _generation, _writings, _choices, suite_level, membership)
-    for metric in family()
+    metric.name: metric for metric in (*_MEMORIZATION, *_GENERATION, *_WRITINGS, *_CHOICES, *SUITE_LEVEL, *membership())
 }
