@@ -1,6 +1,5 @@
-"""base + α·w⊙(plus − minus) as a stream: the numbers, what is refused, and what a kill leaves behind."""
+"""base + α·w⊙(plus − minus) as a stream: the numbers, tied weights, adapters, pieces and memory."""
 
-import errno
 import hashlib
 import json
 import os
@@ -18,38 +17,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import expunge
-from expunge.errors import ConfigurationError, ExpungeError, ModelError, OutputError, OutputExistsError
-from expunge.models import arithmetic, checkpoint, disk, load, new_adapter, resumable
-from expunge.patch.edit import Edited, edit
-from tests.conftest import build_model
-from tests.models.test_checkpoint import everything, nudge
+from expunge.errors import ConfigurationError, ModelError
+from expunge.models import arithmetic, checkpoint, disk, load, new_adapter
+from expunge.patch.edit import edit
+from tests.models.test_checkpoint import nudge
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 EMBEDDINGS, OUTPUT, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 WIDTHS = {torch.float16: 2**-10, torch.bfloat16: 2**-7, torch.float32: 2**-22, torch.float64: 2**-51}
 
-
-@pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces so small that every tensor of a tiny model has several, the last one short."""
-    monkeypatch.setattr(arithmetic, "PIECE", 300)
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """(base, plus, minus): untied fp32 models over several shards, each noise around the first."""
-    folder = tmp_path_factory.mktemp("models")
-    model = build_model(200, tied=False)
-    model.save_pretrained(folder / "base", max_shard_size="40KB")
-    assert len(list((folder / "base").glob("*.safetensors"))) > 3
-    (folder / "base" / "tokenizer.json").write_text("{}")
-    for seed, name in enumerate(("plus", "minus"), 1):
-        torch.manual_seed(seed)
-        nudge(model)
-        # Another layout than the base's: what is where in plus and minus must not matter.
-        model.save_pretrained(folder / name, max_shard_size="70KB" if seed == 1 else "5GB")
-    return folder / "base", folder / "plus", folder / "minus"
+pytestmark = pytest.mark.usefixtures("small_pieces")
 
 
 def read(folder: Path) -> dict[str, Tensor]:
@@ -271,309 +249,6 @@ def test_states_of_an_adapter_are_edited_in_its_own_space(tiny_folder: Path, tmp
         edit(base, plus=plus, minus=minus, scale=-1, out=tmp_path / "other")
 
 
-def test_what_makes_no_sense_together_is_refused(
-    models: tuple[Path, Path, Path], tiny_folder: Path, tmp_path: Path
-) -> None:
-    base, plus, minus = models
-    low_rank = adapter(tiny_folder, tmp_path / "adapter", 0)
-    out = tmp_path / "out"
-    cases: list[tuple[dict, str]] = [
-        ({}, "Give --plus and --minus"),
-        ({"minus": minus}, "give the model to compare it with as --plus"),
-        ({"plus": plus}, "give the model to compare it with as --minus"),
-        ({"plus": plus, "minus": plus}, "are the same folder"),
-        ({"plus": plus, "minus": minus, "scale": 0}, "scale must be a number other than 0"),
-        ({"plus": plus, "minus": minus, "scale": float("nan")}, "scale must be"),
-        ({"plus": low_rank, "minus": minus}, "is an adapter and the other side a full model"),
-        ({"base": low_rank, "plus": plus, "minus": minus}, "must both be states of the same adapter"),
-    ]
-    for settings, message in cases:
-        with pytest.raises(ConfigurationError, match=message):
-            edit(**({"base": base, "scale": 1.0, "out": out} | settings))
-    assert not out.exists()
-    assert left(out) == []
-
-
-def damaged(name: str, change: Callable[[Tensor], Tensor | None]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    def apply(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        new = change(state.get(name, torch.zeros(3)))
-        return {**{key: value for key, value in state.items() if key != name}, **({} if new is None else {name: new})}
-
-    return apply
-
-
-def with_value(value: float) -> Callable[[Tensor], Tensor]:
-    def change(tensor: Tensor) -> Tensor:
-        tensor[17, 5] = value
-        return tensor
-
-    return change
-
-
-@pytest.mark.parametrize("which", ["b", "p", "m"])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (damaged("h.weight", with_value(float("nan"))), r"h\.weight holds NaN or infinity in .*/{}/.*\[17, 5\]"),
-        (damaged("h.weight", with_value(float("-inf"))), r"h\.weight holds NaN or infinity in .*/{}/.*\[17, 5\]"),
-        (damaged("h.weight", lambda tensor: tensor[:22]), r"h\.weight has shape .*\(22, 31\)"),
-        (damaged(EMBEDDINGS, lambda tensor: tensor[:39]), r"\(39, 17\).*vocabularies differ"),
-        (damaged("h.weight", lambda _: None), r"holds (no )?h\.weight"),
-        (damaged("new", lambda tensor: tensor), r"holds (no )?new"),
-        (damaged("h.weight", lambda tensor: tensor.to(torch.float8_e4m3fn)), r"h\.weight in .*F8_E4M3.*quantized"),
-        (damaged("h.weight", lambda tensor: tensor.to(torch.int8)), r"h\.weight is stored as"),
-    ],
-    ids=["nan", "inf", "shape", "vocabulary", "missing", "extra", "fp8", "int8"],
-)
-def test_models_that_do_not_fit_are_refused(tmp_path: Path, which: str, change: Callable, message: str) -> None:
-    base, plus, minus = three(tmp_path)
-    state = change(read(tmp_path / which))
-    shutil.rmtree(tmp_path / which)
-    write(tmp_path / which, state)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "config.json").write_text("old")
-    with pytest.raises(ModelError, match=message.format(which)):
-        edit(base, plus=plus, minus=minus, scale=1, out=out, overwrite=True)
-    assert everything(out) == {"config.json": b"old"}
-    assert left(out) == []
-
-
-def test_other_refusals(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    base, plus, minus = models
-    out = tmp_path / "out"
-
-    def refused(message: str, error: type[ExpungeError] = ModelError, **changes: object) -> None:
-        settings = {"base": base, "plus": plus, "minus": minus, "scale": 1.0, "out": out} | changes
-        with pytest.raises(error, match=message):
-            edit(**settings)  # type: ignore[arg-type]
-        assert left(out) == []
-
-    copy = shutil.copytree(plus, tmp_path / "copy")
-    refused("plus and minus are the same weights", minus=copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
-    for side in ("base", "plus", "minus"):
-        refused("is quantized", **{side: copy})
-    (copy / "config.json").write_text(json.dumps(config))
-    shard = sorted(copy.glob("*.safetensors"))[0]
-    content = shard.read_bytes()
-    shard.write_bytes(content[:-8])
-    refused(f"{shard.name} is damaged", plus=copy)
-    shard.unlink()
-    refused(f"{shard.name} does not exist", plus=copy)
-    refused("does not exist|no such folder", plus=tmp_path / "nothing")
-    refused("less than a rounding step", scale=1e-12)
-    refused("scale must be", ConfigurationError, scale=-1e39)
-    refused("is, holds or lies in the input", OutputError, out=minus, overwrite=True)
-    refused("is, holds or lies in the input", OutputError, out=minus / "x")
-    out.mkdir()
-    refused("--overwrite", OutputExistsError)
-    (out / "thesis.tex").touch()
-    refused("other things than a model", OutputError, overwrite=True)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "scale", "name"),
-    [(torch.float16, 1e5, "F16"), (torch.bfloat16, 3e38, "BF16"), (torch.float32, 3e38, "F32")],
-)
-def test_overflow_is_refused(tmp_path: Path, dtype: torch.dtype, scale: float, name: str) -> None:
-    base, plus, minus = three(tmp_path, dtype)
-    with pytest.raises(ModelError, match=rf"too large for {name}.*smaller --scale"):
-        edit(base, plus=plus, minus=minus, scale=scale, out=tmp_path / "out")
-
-
-def test_large_numbers_in_range_are_not_refused(tmp_path: Path) -> None:
-    """Numbers whose squares are not in the range of fp32."""
-    base, plus, minus = (
-        write(tmp_path / name, {"x": torch.full((700,), value)})
-        for name, value in zip("bpm", (1e30, 3e25, 1e25), strict=True)
-    )
-    done = edit(base, plus=plus, minus=minus, scale=1, out=tmp_path / "out")
-    torch.testing.assert_close(read(tmp_path / "out")["x"], torch.full((700,), 1e30 + 2e25))
-    assert done.change_norm == pytest.approx(2e25 * 700**0.5, rel=1e-6)
-
-
-def test_another_tokenizer_is_noted(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    base, plus, minus = models
-    other = shutil.copytree(plus, tmp_path / "other")
-    (other / "tokenizer.json").write_text('{"a": 1}')
-    heard: list[str] = []
-    done = edit(base, plus=other, minus=minus, scale=1, out=tmp_path / "out", note=heard.append)
-    assert done.notes == tuple(heard)
-    assert "another tokenizer.json" in heard[0]
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
-
-
-def test_a_full_disk_is_seen_before_and_during(
-    models: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, plus, minus = models
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        usage = shutil.disk_usage(tmp_path)._replace(free=12_000_000)
-        patch.setattr(shutil, "disk_usage", lambda _: usage)
-        with pytest.raises(OutputError, match=r"needs 0\.07 GB and the disk has 0\.01 GB free"):
-            edit(base, plus=plus, minus=minus, scale=1, out=out)
-    calls = []
-
-    real = disk.Target.write
-
-    def full(*arguments: object) -> None:
-        calls.append(arguments)
-        if len(calls) > 100:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(*arguments)
-
-    monkeypatch.setattr(disk.Target, "write", full)
-    with pytest.raises(OutputError, match="the disk is full"):
-        edit(base, plus=plus, minus=minus, scale=1, out=out)
-    assert list(tmp_path.iterdir()) == []
-
-
-def killed(action: Callable[[], object]) -> bool:
-    """Run in a process of its own; whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
-def kill_at(owner: object, name: str, call: int) -> None:
-    """From now on, `name` kills this process when it is called for the `call`-th time."""
-    real, count = getattr(owner, name), [0]
-
-    def dying(*arguments: object, **more: object) -> object:
-        count[0] += 1
-        if count[0] == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **more)
-
-    setattr(owner, name, dying)
-
-
-@pytest.mark.parametrize("exists", [False, True])
-@pytest.mark.parametrize(
-    ("owner", "name", "calls"),
-    [
-        (disk.Target, "write", (1, 40, 90)),
-        (resumable, "write_json", (1, 3)),
-        (resumable, "sync", (2, 6)),
-        (resumable, "_swap", (1,)),
-        (resumable.shutil, "rmtree", (1,)),
-    ],
-    ids=["write", "journal", "sync", "swap", "after"],
-)
-def test_a_kill_leaves_the_old_output_or_the_new(
-    models: tuple[Path, Path, Path], tmp_path: Path, owner: object, name: str, calls: tuple[int, ...], exists: bool
-) -> None:
-    base, plus, minus = models
-    expected = tmp_path / "expected"
-    edit(base, plus=plus, minus=minus, scale=-1, out=expected)
-    whole = everything(expected)
-    for call in calls:
-        out = tmp_path / f"out{call}"
-        old = everything(shutil.copytree(base, out)) if exists else {}
-
-        def run(out: Path = out, **more: object) -> Edited:
-            return edit(base, plus=plus, minus=minus, scale=-1, out=out, overwrite=True, **more)  # type: ignore[arg-type]
-
-        def die(call: int = call, run: Callable = run) -> None:
-            kill_at(owner, name, call)
-            run()
-
-        assert killed(die)
-        assert (everything(out) if out.exists() else {}) in (old, whole)
-        done = run()
-        assert everything(out) == whole
-        assert left(out) == []
-        assert done.resumed <= len(shards(base))
-        if (name, call) == ("write_json", 3):
-            assert done.resumed == 2
-            assert f"{done.resumed} of {len(shards(base))} shards were finished" in done.notes[0]
-            size = sum(tensor.nbytes for tensor in read(base).values())
-            assert done.moved < 4 * size
-        if name == "_swap":
-            assert done.resumed == len(shards(base))
-        shutil.rmtree(out)
-
-
-def test_another_request_starts_over_and_so_does_a_damaged_shard(
-    models: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
-    base, plus, minus = models
-    out = tmp_path / "out"
-
-    def die() -> None:
-        kill_at(resumable, "_swap", 1)
-        edit(base, plus=plus, minus=minus, scale=-1, out=out)
-
-    assert killed(die)
-    other = edit(base, plus=plus, minus=minus, scale=1, out=out)
-    assert other.resumed == 0
-    assert other.checksums == shards(out)
-    shutil.rmtree(out)
-    assert killed(die)
-    assert edit(base, plus=plus, minus=minus, scale=-1, out=out, resume=False).resumed == 0
-    right = everything(out)
-    shutil.rmtree(out)
-    assert killed(die)
-    shard = sorted(resumable.place_of(out).glob("model/*.safetensors"))[1]
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    assert edit(base, plus=plus, minus=minus, scale=-1, out=out).resumed == len(shards(base)) - 1
-    assert everything(out) == right
-
-
-def test_an_interrupt_keeps_what_is_finished_and_only_that(
-    models: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, plus, minus = models
-    out = tmp_path / "out"
-
-    def interrupted(owner: object, name: str) -> None:
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                edit(base, plus=plus, minus=minus, scale=-1, out=out)
-
-    interrupted(arithmetic.Stream, "shard")
-    assert left(out) == []
-    interrupted(resumable, "_swap")
-    interrupted(resumable, "sha256")  # while it looks through what is there
-    assert edit(base, plus=plus, minus=minus, scale=-1, out=out).resumed == len(shards(base))
-
-
-def test_two_runs_do_not_write_the_same_output(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    base, plus, minus = models
-    out = tmp_path / "out"
-    with (
-        resumable.resumable(out, {}) as growing,
-        pytest.raises(OutputError, match="Another process is writing"),
-    ):
-        growing.model.joinpath("x").touch()
-        edit(base, plus=plus, minus=minus, scale=1, out=out)
-    assert everything(out) == {"x": b""}
-
-
-def test_without_an_exchange_the_old_output_steps_aside(
-    models: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resumable, "_exchange", lambda one, other: False)
-    base, plus, minus = models
-    out = shutil.copytree(base, tmp_path / "out")
-    done = edit(base, plus=plus, minus=minus, scale=1, out=out, overwrite=True)
-    assert shards(out) == done.checksums != shards(base)
-    assert left(out) == []
-
-
 @pytest.mark.parametrize("direct", [False, True])
 def test_reads_give_the_files_bytes_cached_or_not(tmp_path: Path, direct: bool) -> None:
     content = os.urandom(3 * disk.BLOCK + 100)
@@ -633,6 +308,17 @@ def test_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pie
     for name, b, p, m in ((name, *(state[name].double() for state in states)) for name in states[0]):
         torch.testing.assert_close(result[name], (b + 0.25 * (p - m)).to(dtype), rtol=WIDTHS[dtype], atol=1e-6)
     assert done.checksums == shards(tmp_path / "out")
+
+
+def killed(action: Callable[[], object]) -> bool:
+    """Run in a process of its own; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
