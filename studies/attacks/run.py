@@ -10,11 +10,12 @@ attacks are not repeated: a stopped study goes on where it was.
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from studies.common import finish, kept
@@ -33,14 +34,14 @@ from expunge.models import load
 from expunge.models.checkpoint import save_model
 from expunge.reporting.attacks import attacks as drawn_together
 from expunge.reporting.attacks import outcome
-from expunge.reporting.metrics import number
-from expunge.reporting.results import leaderboard
+from expunge.reporting.results import Row, leaderboard
 from expunge.request import Request
 from expunge.runs.demo import prepare
 from expunge.runs.record import Clock, Listener, result
 
 HERE = Path(__file__).parent
 TUNED = HERE.parent / "demo" / "tuning.json"
+UNTOUCHED = "forget.extraction_strength"
 
 
 @dataclass(frozen=True)
@@ -215,20 +216,48 @@ def boards_suite(own: Mapping[str, Any]) -> str:
 
 
 def board_table(results: Mapping[str, Any]) -> str:
-    """By method and attack: the largest share of what had been forgotten that came back, as the report counts it; and
-    how many attacks each withstood."""
+    """By method: what of the forgotten comes out as it is; by attack, the largest share that came back, as the report
+    counts it, mean ± standard deviation over the seeds; and how many attacks the method withstood on average over them."""
     rows = leaderboard(dict(results))
     found = drawn_together(rows)
-    shown = [row for row in rows if row.model == "unlearned"]
-    heads = ["method", *(one.title for one in found), "withstood"]
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for row in shown:
+    of_seeds = [leaderboard({**results, "runs": runs}) for runs in by_seed(results["runs"])]
+    lines = [["method", "no attack", *(one.title for one in found), "withstood"]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for row in rows:
+        if row.model != "unlearned":
+            continue
         ends = [outcome(one, row, rows) for one in found]
-        judged = [end for end in ends if end is not None and end.recovered is not None]
+        judged = [end for end in ends if end is not None and end.recovered is not None]  # strong enough to tell
         stood = sum(end.level == "good" for end in judged)
-        cells = ["–" if end is None or end.recovered is None else number(end.recovered, 2) for end in ends]
+        cells = [spread([as_it_is(row.label, own) for own in of_seeds])]
+        cells += [spread([share(row.label, index, own) for own in of_seeds]) for index in range(len(found))]
         lines.append([row.label, *cells, f"{stood} of {len(judged)}"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def by_seed(runs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    seeds = dict.fromkeys(run["seed"] for run in runs)
+    return [[run for run in runs if run["seed"] == seed] for seed in seeds]
+
+
+def as_it_is(label: str, rows: Sequence[Row]) -> float | None:
+    """(u − r) / (o − r) before any attack, of the extraction strength on forget."""
+    said = {row.label if row.model == "unlearned" else row.model: row.mean(UNTOUCHED) for row in rows}
+    u, r, o = said.get(label), said.get("retrained"), said.get("original")
+    return None if u is None or r is None or o is None else max(0.0, (u - r) / (o - r))
+
+
+def share(label: str, attack: int, rows: Sequence[Row]) -> float | None:
+    row = next((row for row in rows if row.label == label), None)
+    end = outcome(drawn_together(rows)[attack], row, rows) if row is not None else None
+    return None if end is None else end.recovered
+
+
+def spread(values: Sequence[float | None]) -> str:
+    known = np.array([value for value in values if value is not None])
+    if not len(known):
+        return "–"
+    return f"{known.mean():.2f}" + (f" ± {known.std(ddof=1):.2f}" if len(known) > 1 else "")
 
 
 if __name__ == "__main__":

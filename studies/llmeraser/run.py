@@ -35,7 +35,7 @@ from expunge.models import Loaded, load, new_adapter
 from expunge.models.adapters import restart
 from expunge.models.weights import Weights, copied, trainable
 from expunge.runs.record import Listener
-from expunge.training import Finetuning
+from expunge.training import Finetuning, History
 
 HERE = Path(__file__).parent
 METRICS = {
@@ -70,7 +70,7 @@ def main() -> None:
     with printer() as listener:
         for name in names:
             case, place = settings["cases"][name], (arguments.work, arguments.base, listener)
-            tuned = tune(settings["cases"][settings["tuning"]["cases"][case["task"]]], settings, own, *place)
+            tuned = tune(tuning_case(case, settings), settings, own, *place)
             found = one_case(name, Stage(case, own["world"], settings, own, *place), tuned, settings, own)
             tables.append(table(found))
             write_text(arguments.work / "tables.md", "\n".join(tables))
@@ -121,10 +121,12 @@ class Stage:
 
     def trained(self, seed: int, *, right: bool) -> dict[str, Any]:
         """One adapter trained on the right or the faulty rows; its figures, its tensors in the file named there."""
-        whole = f"recommendation{self.case.get('n', '')}"
-        rows = slug(self.case) if right or self.case.get("kind") != "remove" else whole
-        name = f"{rows}-{self.case.get('recipe', 'usual')}-{'right' if right else 'faulty'}-{seed}"
-        path = self.place / "adapters" / f"{name}.json"
+        side = f"{self.case.get('recipe', 'usual')}-{'right' if right else 'faulty'}-{seed}"
+        shared = (
+            self.case.get("kind") == "remove" and not right
+        )  # whatever is to be removed later, it is trained on all
+        whole = f"{self.kind}{self.case.get('n', '')}" if shared else slug(self.case)
+        path = self.place / "adapters" / f"{whole}-{side}.json"
         tensors = path.with_suffix(".safetensors")
 
         def train() -> None:
@@ -134,25 +136,38 @@ class Stage:
             recipe(self.loaded, examples, self.encoder, progress=self.listener.step)
 
         def compute() -> dict[str, Any]:
-            self.listener.stage(name)
+            self.listener.stage(f"{whole}-{side}")
             cost = costs(train)
             tensors.parent.mkdir(parents=True, exist_ok=True)
             save_file(copied(trainable(self.loaded)), tensors)
-            return self.measured() | cost
+            return cost
 
-        return kept(path, compute) | {"file": str(tensors)}
+        def measure() -> dict[str, Any]:
+            self.hold(load_file(tensors))
+            return self.measured()
+
+        cost = kept(path, compute)
+        found = kept(self.place / "measured" / f"{slug(self.case)}-{side}.json", measure)
+        return cost | found | {"file": str(tensors)}
 
     def unlearned(self, label: str, settings: Mapping[str, Any], start: dict[str, Any], seed: int) -> dict[str, Any]:
         """What a method makes of one faulty adapter."""
         own = dict(settings)
-        shared = self.settings["llmeraser"] | self.own.get("llmeraser", {}) if own["name"] == "llmeraser" else {}
-        made = method(own.pop("name"), {**shared, **own, "seed": seed})
+        name = own.pop("name")
+        shared = self.settings["llmeraser"] | self.own.get("llmeraser", {}) if name == "llmeraser" else {}
         self.hold(load_file(start["file"]))
         self.listener.stage(f"{slug(self.case)}: {label}, seed {seed}")
-        context = Context(self.encoder, progress=self.listener.step)
-        histories = []
+
+        def work() -> History:
+            if name == "finetuning":
+                recipe = config.build(Finetuning, {**config.to_dict(self.recipe), **own, "seed": seed})
+                return recipe(self.loaded, self.task.clean, self.encoder, progress=self.listener.step)
+            context = Context(self.encoder, progress=self.listener.step)
+            return method(name, {**shared, **own, "seed": seed})(self.loaded, self.task.request, context)
+
+        histories: list[History] = []
         try:
-            cost = costs(lambda: histories.append(made(self.loaded, self.task.request, context)))
+            cost = costs(lambda: histories.append(work()))
         except DivergedError as error:
             return {"refused": str(error)}
         solve = histories[0].found.get("solve", {})
@@ -192,7 +207,7 @@ def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict
     right = [stage.trained(seed, right=True) for seed in seeds]
     rows: dict[str, list[dict[str, Any]]] = {"retrained": right}
     for label, chosen in settings["methods"].items():
-        if label not in own.get("methods", settings["methods"]):
+        if label not in own.get("methods", settings["methods"]) or label in stage.case.get("without", []):
             continue
         started = faulty[: own.get("started", settings["started"])]
         if chosen is None:
@@ -207,6 +222,12 @@ def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict
             for seed, start in enumerate(started)
         ]
     return {"name": name, "metric": METRICS[stage.kind], "faulty": faulty, "rows": rows}
+
+
+def tuning_case(case: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The case that the descents' learning rates for `case` are chosen on."""
+    of = settings["tuning"]["cases"]
+    return settings["cases"][of.get(f"{case['task']}-{case.get('kind')}", of.get(case["task"]))]
 
 
 def tune(case: Mapping[str, Any], settings: dict, own: dict, work: Path, base: Path | None, listener: Listener) -> dict:

@@ -52,6 +52,30 @@ def test_the_control_is_attacked_too() -> None:
     assert done.level == "good"
 
 
+@pytest.mark.parametrize(("original", "level"), [(0.2, "unknown"), (0.4, "good")])  # (o − .1) / .9 is .11, .33
+def test_an_attack_that_draws_nothing_from_the_original_clears_nobody(original: float, level: str) -> None:
+    given = results()
+    for run, plain, asked in zip(given["runs"], (1.0, 0.1, 0.12), (original, 0.1, 0.11), strict=True):
+        best = (2, "the strongest of 2", max(plain, asked))  # the plain question is one of the two
+        run["attacks"] = [attack("jailbreak", ((0, "as it is", plain), (1, "archivist", asked), best))]
+    rows = leaderboard(given)
+    done = outcome(attacks(rows)[0], rows[-1], rows)
+    assert done is not None
+    assert done.level == level
+    assert ("tells nothing" in done.text) == (level == "unknown")
+    assert (done.recovered is None) == (level == "unknown")
+    (verdict,) = verdicts(rows)
+    claim = next(claim for claim in verdict.claims if claim.name == "attacks")
+    assert claim.level == level
+
+
+def test_a_weak_attack_that_brings_something_back_counts() -> None:
+    rows = leaderboard(results(original=0.2, retrained=0.1, npo=0.7))
+    done = outcome(attacks(rows)[0], rows[-1], rows)
+    assert done is not None
+    assert done.level == "failed"
+
+
 def test_without_controls() -> None:
     given = results(npo=0.6)
     rows = leaderboard(given)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from expunge.reporting.attacks import Attack, Step
+from expunge.reporting.attacks import STRONGEST, Attack, Step
 from expunge.reporting.metrics import describe, number
 from expunge.reporting.plots import WIDTH, Style, brief, styles
 from expunge.reporting.results import Row
@@ -136,7 +136,7 @@ def dots(found: Sequence[Attack], rows: Sequence[Row]) -> str | None:
 def _hard(attack: Attack) -> tuple[Step, ...]:
     """The points that are attacks, unless there is nothing else; of many ways to ask, the strongest one's alone."""
     steps = attack.steps[1:] or attack.steps
-    return steps[-1:] if steps[-1].label.startswith("the strongest") else steps
+    return steps[-1:] if steps[-1].label.startswith(STRONGEST) else steps
 
 
 def _measured(attack: Attack, step: Step, row: Row) -> bool:

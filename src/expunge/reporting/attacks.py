@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge.reporting.metrics import describe, percent, short
 from expunge.reporting.results import Cell, Row, cell_of
-from expunge.reporting.thresholds import CLOSE, FAILED, GOOD, PARTIAL, RETURNED, UNKNOWN
+from expunge.reporting.thresholds import CLOSE, FAILED, GOOD, PARTIAL, RETURNED, UNKNOWN, WORKS
 
 # kind -> (title, what it does)
 KINDS = {
@@ -27,6 +27,7 @@ LEAKS = ("leak_at_128", "leak_at_16", "leak_at_1")
 HEADLINES = {"sample": (*LEAKS, *MEMORY)}  # what stands for "how much comes out"; the first that was measured
 LEAST = 0.05  # what must be left to bring back for a share of it to mean anything
 REPETITION = ("seed",)
+STRONGEST = "the strongest"  # how the label of a point begins that takes the best of several ways, example by example
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
     At each point the share that came back is (u − r) / (o − r), where u is what comes out of the row, r what comes out of
     the retrained model under the same attack (0 where there is none) and o what the original says before the attack, of a
     measure that takes one, under it. Points where the retrained model says nearly as much as the original say nothing.
+    An attack under which the original itself gives away less than `WORKS` of this is too weak to clear anybody: unless it
+    brought something back, its level is unknown.
     """
     if row.label not in {label for step in attack.steps for label in step.cells}:
         return None
@@ -153,6 +156,10 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
         return Outcome(attack, UNKNOWN, "was run, but there is nothing to compare it with.", None, None)
     share, step, now, control = max(shares, key=lambda one: one[0])
     level = GOOD if share <= CLOSE or now - control < LEAST else PARTIAL if share <= RETURNED else FAILED
+    most = _on_original(attack, original, retrained)
+    if level == GOOD and most is not None and most[0] < WORKS:
+        said = f"tells nothing: even the original gives away next to nothing under it ({_name(attack.key)} {short(most[1])})."
+        return Outcome(attack, UNKNOWN, said, None, None)
     control_said = f" against {short(control)} for the retrained model" if gold else ""
     words = {
         GOOD: "brings back next to nothing",
@@ -161,6 +168,23 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
     }
     text = f"{words[level]} ({_name(attack.key)} {short(now)}{control_said}, at {step.label})."
     return Outcome(attack, level, text, share, step)
+
+
+def _on_original(attack: Attack, original: Row | None, retrained: Row | None) -> tuple[float, float] | None:
+    """The largest share of what the original gives away that it still does under the attack, and the measure then.
+
+    None where the original was not attacked, or says no more than the retrained model before.
+    """
+    if original is None:
+        return None
+    found = []
+    for step in attack.steps[1:]:
+        drawn, before = step.cell(original, attack.key).mean, _known(attack, step, original)
+        control = (step.cell(retrained, attack.key).mean if retrained is not None else None) or 0.0
+        if drawn is None or before is None or before - control < LEAST or step.label.startswith(STRONGEST):
+            continue  # the strongest way may be the plain question
+        found.append(((drawn - control) / (before - control), drawn))
+    return max(found, default=None)
 
 
 def _known(attack: Attack, step: Step, original: Row | None) -> float | None:

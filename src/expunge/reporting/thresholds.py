@@ -7,6 +7,7 @@ DAMAGED = 0.5  # share of it below which the model counts as damaged
 TELLING = 0.1  # difference of AUC or of a forget measure to the retrained model's that is worth a sentence
 GIVEN_AWAY = 0.25  # such a difference of AUC from which a membership test gives the data away
 RETURNED = 0.5  # share of what was to be forgotten that, brought back by an attack, means it was only hidden
+WORKS = 0.25  # share of it that the original must give away under an attack for the attack to clear anybody
 ALPHA = 0.05  # level of the test behind forget quality
 GOOD, PARTIAL, FAILED, UNKNOWN = "good", "partial", "failed", "unknown"
 BADNESS = (GOOD, UNKNOWN, PARTIAL, FAILED)  # from the best to the worst
