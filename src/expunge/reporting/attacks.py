@@ -158,7 +158,8 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
     level = GOOD if share <= CLOSE or now - control < LEAST else PARTIAL if share <= RETURNED else FAILED
     most = _on_original(attack, original, retrained)
     if level == GOOD and most is not None and most[0] < WORKS:
-        said = f"tells nothing: even the original gives away next to nothing under it ({_name(attack.key)} {short(most[1])})."
+        weak = f"{_name(attack.key)} {short(most[1])}"
+        said = f"tells nothing: even the original gives away next to nothing under it ({weak})."
         return Outcome(attack, UNKNOWN, said, None, None)
     control_said = f" against {short(control)} for the retrained model" if gold else ""
     words = {
