@@ -1,6 +1,6 @@
 """Choose the demo's settings: the same number of settings for every method, on seeds that are never reported.
 
-    python studies/demo/tune.py --seeds 100 101 --work work --out tuning.json
+    python -m studies.demo.tune --seeds 100 101 --work work --out tuning.json
 
 A setting's score is how far it is from the goal: the larger of the distance of forget extraction strength to the retrained
 model's and of the share of model utility lost, averaged over the seeds. The lowest wins.

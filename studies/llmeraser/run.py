@@ -152,7 +152,7 @@ class Stage:
 
     def unlearned(self, label: str, settings: Mapping[str, Any], start: dict[str, Any], seed: int) -> dict[str, Any]:
         """What a method makes of one faulty adapter."""
-        own = dict(settings)
+        own = {key: value for key, value in settings.items() if key != "cases"}
         name = own.pop("name")
         shared = self.settings["llmeraser"] | self.own.get("llmeraser", {}) if name == "llmeraser" else {}
         self.hold(load_file(start["file"]))
@@ -195,8 +195,10 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
     n, share = case.get("n", own["n"][case["task"]]), case["share"]
     if case["task"] == "correction":
         return correction.make(world, n, share=share, pretrain=own.get("pretrain", 150))
-    module = {"recommendation": recommendation, "sequential": sequential}[case["task"]]
-    return module.make(world, n, test=own["test"][case["task"]], kind=case["kind"], share=share)
+    test, kind = own["test"][case["task"]], case["kind"]
+    if case["task"] == "sequential":
+        return sequential.make(world, n, test=test, kind=kind, share=share)
+    return recommendation.make(world, n, test=test, kind=kind, share=share, signal=own.get("signal", 1.0))
 
 
 def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict, own: dict) -> dict[str, Any]:
@@ -207,7 +209,8 @@ def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict
     right = [stage.trained(seed, right=True) for seed in seeds]
     rows: dict[str, list[dict[str, Any]]] = {"retrained": right}
     for label, chosen in settings["methods"].items():
-        if label not in own.get("methods", settings["methods"]) or label in stage.case.get("without", []):
+        left_out = label not in own.get("methods", settings["methods"]) or label in stage.case.get("without", [])
+        if left_out or name not in (chosen or {}).get("cases", [name]):
             continue
         started = faulty[: own.get("started", settings["started"])]
         if chosen is None:

