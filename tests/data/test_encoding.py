@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from expunge.data import Encoder, collate
+from expunge.data import Encoded, Encoder, Encodings, collate
 from expunge.errors import RequestError
 from expunge.models import Loaded, answers
 from expunge.request import Example
@@ -83,3 +83,21 @@ def test_split_gives_each_part_its_own_rows(tiny: Loaded, examples) -> None:
     whole = answers(tiny.model, collate(items))
     first, second = whole.split(1, 3)
     torch.testing.assert_close(torch.cat([first.mean_nll, second.mean_nll]), whole.mean_nll)
+
+
+def test_encodings_encode_what_is_looked_at_and_once(tiny: Loaded) -> None:
+    examples = [Example(prompt=f"Question {number}?", response="Yes.") for number in range(4)]
+    encoder, asked = Encoder(tiny.tokenizer), []
+
+    class Watched(Encoder):
+        def example(self, example: Example) -> Encoded:
+            asked.append(example.prompt)
+            return super().example(example)
+
+    items = Encodings(Watched(tiny.tokenizer), examples)
+    assert len(items) == 4
+    assert not asked
+    assert [items[2], items[2], items[-1]] == [encoder.example(examples[index]) for index in (2, 2, 3)]
+    assert asked == ["Question 2?", "Question 3?"]
+    assert items[1:3] == encoder.examples(examples[1:3])
+    assert list(items) == encoder.examples(examples)

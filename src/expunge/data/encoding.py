@@ -11,6 +11,8 @@ there is one) carry labels; of running text, every token but the first does.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import overload
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,6 +41,24 @@ class Encoded:
     @property
     def labels(self) -> tuple[int, ...]:
         return self.ids[self.start :]
+
+
+class Encodings(Sequence[Encoded]):
+    """Examples as `encoder` encodes them, each when it is first looked at: of a long set of which few are used, few are."""
+
+    def __init__(self, encoder: "Encoder", examples: Sequence[Example]) -> None:
+        self._examples, self._encode = examples, cache(encoder.example)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        found = self._examples[index]
+        return self._encode(found) if isinstance(found, Example) else [self._encode(one) for one in found]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from expunge import config
 from expunge.config import Count, Positive
-from expunge.data import Encoded
+from expunge.data import Encoded, Encodings
 from expunge.data.edited import Edited
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import FACTORS, Curvature, Solution
@@ -95,18 +95,18 @@ class LLMEraser:
         An instance that is the same before and after adds exactly nothing to b.
         """
         learned_adapter(loaded, "LLMEraser")
-        encode = context.encoder.example
-        both = zip(edited.before, edited.after, strict=True)
-        pairs = [(encode(old), None if new is None else encode(new)) for old, new in both]
-        kept = context.encoder.examples(edited.kept)
-        whole = self.over(loaded, [old for old, _ in pairs] + kept)
+        whole = self.over(loaded, Encodings(context.encoder, edited.whole))
+        now = self.over(loaded, Encodings(context.encoder, edited.now))
+        news = iter(now.items)  # those edited stand first, in the same order
+        both = zip(edited.after, whole.items, strict=False)
+        pairs = [(old, None if after is None else next(news)) for after, old in both]
         changed = [(old, new) for old, new in pairs if old != new]
         sides = ((1, [old for old, _ in changed]), (-1, [new for _, new in changed if new is not None]))
         b = torch.zeros_like(whole.flat(whole.params))
         for sign, side in sides:
             if side:
                 b += sign * len(side) / len(whole) * self.over(loaded, side).gradient()
-        return whole, b, self.over(loaded, [new for _, new in pairs if new is not None] + kept)
+        return whole, b, now
 
     def over(self, loaded: Loaded, items: Sequence[Encoded]) -> Curvature:
         """H over encoded instances."""

@@ -29,7 +29,8 @@ def begun(
     settings: "LLMEraser", loaded: Loaded, edited: Edited, operator: Curvature, b: Tensor, now: Curvature
 ) -> History:
     """A history that knows the system: sizes, ‖b‖, and what share of the instances to forget is known by heart."""
-    known = losses(operator, range(len(edited.before)))  # they stand first
+    first, drawn = range(len(edited.before)), settings.drawn(len(now))
+    known = losses(operator, first)  # they stand first
     found = {
         "solver": settings.solver,
         "curvature": settings.curvature,
@@ -40,14 +41,14 @@ def begun(
         "share": edited.share,
         "b_norm": b.norm().item(),
         "theta_norm": operator.flat(operator.params).norm().item(),
-        "loss_before": losses(now, settings.drawn(len(now))).mean().item(),
+        "loss_before": losses(now, drawn).mean().item(),
         "forget_nll": known.mean().item(),
         "memorised": (known < MEMORISED).double().mean().item(),
         "moved_before": moved_before(loaded.folder),
         "rounds": [],
     }
     history = History(found={"solve": found})
-    if any(item.cut for item in (*operator.items, *now.items)):
+    if any(item.cut for item in (*(operator.items[i] for i in first), *(now.items[i] for i in drawn))):
         history.notes.append("some instances were cut to max_length: give the one the adapter was trained with")
     if edited.share > MANY:
         history.notes.append(
