@@ -212,7 +212,7 @@ def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict
         left_out = label not in own.get("methods", settings["methods"]) or label in stage.case.get("without", [])
         if left_out or name not in (chosen or {}).get("cases", [name]):
             continue
-        started = faulty[: own.get("started", settings["started"])]
+        started = faulty[: own.get("started", stage.case.get("started", settings["started"]))]
         if chosen is None:
             rows[label] = started
             continue
