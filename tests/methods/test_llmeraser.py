@@ -273,6 +273,14 @@ def test_a_request_over_two_fifths_is_warned_of(adapter, small_request) -> None:
     assert history.found["solve"]["share"] == pytest.approx(4 / 9)
 
 
+@pytest.mark.parametrize(("damping", "harm"), [(1e-6, True), (10.0, False)])
+def test_an_update_that_does_harm_says_so(adapter, small_request, damping: float, harm: bool) -> None:
+    history = method("llmeraser", {"damping": damping})(adapter, small_request, context(adapter))
+    solve = history.found["solve"]
+    assert (solve["loss_after"] > solve["loss_before"]) == harm
+    assert any("has risen" in note and "retrain-adapter" in note for note in history.notes) == harm
+
+
 def test_requests_one_after_the_other_and_back(folder, small_request, tmp_path) -> None:
     """Two runs of `unlearn`: n shrinks, the path adds up; their patches compose, and go back bit for bit."""
     records = [

@@ -127,6 +127,11 @@ def ended(history: History, delta: Tensor) -> History:
             f"loss on the edited fine-tuning set {found['loss_before']:.4f} → {found['loss_after']:.4f} nats a token; "
             f"λ = {rounds[-1]['damping']:.3g}; {found['memorised']:.0%} of the instances to forget were known by heart"
         )
+        if found["loss_after"] > found["loss_before"]:
+            history.notes.append(
+                "the loss on the edited fine-tuning set has risen: by this measure the update does more harm than good. "
+                f"Try larger factors of λ, or a larger subset. {ADVICE}"
+            )
     history.log[-1]["moved"] = moved
     if moved > FAR:
         earlier = f", {found['moved_before']:.2f} of it in earlier requests" if found["moved_before"] else ""
