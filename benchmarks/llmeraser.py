@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     step = (long - short) / arguments.steps
     steps = arguments.epochs * -(-len(task.clean) // BATCH)
     retraining = max(0.0, short - arguments.steps * step) + steps * step
-    eraser = LLMEraser(subset=arguments.subset, batch_size=32, factors=(100.0, 300.0, 1000.0), tolerance=0.1)
+    eraser = LLMEraser(subset=arguments.subset, batch_size=32, factors=(300.0, 1000.0, 3000.0), tolerance=0.1)
     before = {name: tensor.clone() for name, tensor in copied(trainable(loaded)).items()}
     spent, solve = [], {}
     for _ in range(arguments.turns):
