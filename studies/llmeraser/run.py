@@ -122,9 +122,8 @@ class Stage:
     def trained(self, seed: int, *, right: bool) -> dict[str, Any]:
         """One adapter trained on the right or the faulty rows; its figures, its tensors in the file named there."""
         side = f"{self.case.get('recipe', 'usual')}-{'right' if right else 'faulty'}-{seed}"
-        shared = (
-            self.case.get("kind") == "remove" and not right
-        )  # whatever is to be removed later, it is trained on all
+        # whatever is to be removed later, the faulty adapter is trained on all
+        shared = self.case.get("kind") == "remove" and not right
         whole = f"{self.kind}{self.case.get('n', '')}" if shared else slug(self.case)
         path = self.place / "adapters" / f"{whole}-{side}.json"
         tensors = path.with_suffix(".safetensors")
