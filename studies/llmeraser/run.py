@@ -43,7 +43,7 @@ METRICS = {
     "sequential": "sequential.hit_ratio",
     "correction": "choice.option_accuracy",
 }
-PROBES = {"test": "test", "forget": "forget"}
+PROBES = ("test", "forget")
 SHOWN = ("factor", "damping", "ratio", "residual", "products", "loss", "seconds", "stopped")
 OTHER_WORLDS = (
     1000,
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--base", type=Path, help="model folder (smollm2)")
     parser.add_argument("--cases", nargs="+", help="only these")
+    parser.add_argument("--worlds", nargs="+", type=int, help="seeds of the data, each with trainings of its own")
     parser.add_argument("--config", type=Path, default=HERE / "study.yaml")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -71,10 +72,14 @@ def main() -> None:
         for name in names:
             case, place = settings["cases"][name], (arguments.work, arguments.base, listener)
             tuned = tune(tuning_case(case, settings), settings, own, *place)
-            found = one_case(name, Stage(case, own["world"], settings, own, *place), tuned, settings, own)
-            tables.append(table(found))
+            worlds = {
+                world: one_case(name, Stage(case, world, settings, own, *place), tuned, settings, own)
+                for world in arguments.worlds or [own["world"]]
+            }
+            tables += [table(found, world) for world, found in worlds.items()]
+            tables += [pooled(worlds)] if len(worlds) > 1 else []
             write_text(arguments.work / "tables.md", "\n".join(tables))
-            print(tables[-1], f"learning rates: {tuned}", sep="\n", flush=True)
+            print(*tables[-len(worlds) - 1 :], f"learning rates: {tuned}", sep="\n", flush=True)
 
 
 class Stage:
@@ -269,17 +274,14 @@ def peak_memory_mb() -> float:
     return next(int(line.split()[1]) / 1e3 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
-def table(case: Mapping[str, Any]) -> str:
-    """One case: metric and gap, agreement of the predicted with the real change, cost."""
+def table(case: Mapping[str, Any], world: int) -> str:
+    """One case in one world: metric and gap, agreement of the predicted with the real change, cost."""
     rows, faulty = case["rows"], case["faulty"]
     right = rows["retrained"]
-    gold = float(np.mean([run["metric"] for run in right]))
+    gold, real = truth(case)
     cpu = float(np.mean([run["cpu"] for run in right]))
-    real = {
-        probe: np.mean([change(r, f, probe) for r, f in zip(right, faulty, strict=True)], axis=0) for probe in PROBES
-    }
     lines = [
-        f"**{case['name']}** ({case['metric']}); one retraining's change against the other ones': "
+        f"**{case['name']}**, world {world} ({case['metric']}); one retraining's change against the other ones': "
         + ", ".join(f"r = {ceiling(right, faulty, probe):.2f} on {probe} rows" for probe in PROBES),
         "",
         "| | metric | gap | r, test rows | ρ, test rows | r, forget rows | forget loss | CPU s | times faster | peak MB |",
@@ -295,14 +297,12 @@ def table(case: Mapping[str, Any]) -> str:
         if label in ("retrained", "corrupted"):
             cells += ["–"] * 3
         else:
-            made = {
-                probe: [change(run, start, probe) for run, start in zip(runs, faulty, strict=False)] for probe in PROBES
-            }
-            cells += [
-                spread(np.array([agreement(row, real["test"]) for row in made["test"]]), 2),
-                spread(np.array([float(spearmanr(row, real["test"]).statistic) for row in made["test"]]), 2),
-                spread(np.array([agreement(row, real["forget"]) for row in made["forget"]]), 2),
+            ranks = [
+                float(spearmanr(change(run, start, "test"), real["test"]).statistic)
+                for run, start in zip(runs, faulty, strict=False)
             ]
+            test, forget = (spread(agreements(runs, faulty, probe, real), 2) for probe in PROBES)
+            cells += [test, spread(np.array(ranks), 2), forget]
         seconds = float(np.mean([run["cpu"] for run in runs]))
         cells += [f"{np.mean([np.mean(run['forget']) for run in runs]):.3f}"]
         cells += ["–"] * 3 if label == "corrupted" else [
@@ -310,6 +310,51 @@ def table(case: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def pooled(worlds: Mapping[int, Mapping[str, Any]]) -> str:
+    """One case in several worlds: each start's gap to its own world's retrained adapters, and its agreement with them."""
+    first = next(iter(worlds.values()))
+    lines = [
+        f"**{first['name']}**, worlds {', '.join(map(str, worlds))} ({first['metric']}): mean ± deviation over the starts",
+        "",
+        "| | gap, % | gap by world, % | r, test rows | r, forget rows |",
+        "| --- |" + " ---: |" * 4,
+    ]
+    for label in first["rows"]:
+        gaps, apart = [], {probe: [] for probe in PROBES}
+        for case in worlds.values():
+            runs = case["rows"][label]
+            gold, real = truth(case)
+            gaps.append([100 * (run["metric"] - gold) / gold for run in runs if "refused" not in run])
+            for probe in PROBES:
+                apart[probe].extend(agreements(runs, case["faulty"], probe, real))
+        every = [gap for world in gaps for gap in world]
+        missing = sum(len(case["rows"][label]) for case in worlds.values()) - len(every)
+        cells = [
+            spread(np.array(every), 1) if every else "–",
+            ", ".join(f"{np.mean(world):+.1f}" if world else "–" for world in gaps),
+            *(spread(np.array(apart[probe]), 2) if every else "–" for probe in PROBES),
+        ]
+        if label in ("retrained", "corrupted"):
+            cells[2:] = ["–", "–"]
+        lines.append(f"| {label}{f' ({missing} refused)' if missing else ''} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def truth(case: Mapping[str, Any]) -> tuple[float, dict[str, np.ndarray]]:
+    """The retrained adapters' mean metric, and the mean change of each row's loss by probe."""
+    right, faulty = case["rows"]["retrained"], case["faulty"]
+    real = {
+        probe: np.mean([change(r, f, probe) for r, f in zip(right, faulty, strict=True)], axis=0) for probe in PROBES
+    }
+    return float(np.mean([run["metric"] for run in right])), real
+
+
+def agreements(runs: Sequence[dict], faulty: Sequence[dict], probe: str, real: Mapping[str, np.ndarray]) -> np.ndarray:
+    """r of what each run that was not refused changed with the real change: [runs]."""
+    pairs = [(run, start) for run, start in zip(runs, faulty, strict=False) if "refused" not in run]
+    return np.array([agreement(change(run, start, probe), real[probe]) for run, start in pairs])
 
 
 def change(after: Mapping[str, Any], before: Mapping[str, Any], probe: str) -> np.ndarray:
