@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from scipy.stats import spearmanr
 from studies.common import kept
 from transformers import LlamaForCausalLM
 
@@ -44,6 +43,7 @@ METRICS = {
     "correction": "choice.option_accuracy",
 }
 PROBES = ("test", "forget")
+FEW = 5  # answers
 SHOWN = ("factor", "damping", "ratio", "residual", "products", "loss", "seconds", "stopped")
 OTHER_WORLDS = (
     1000,
@@ -76,10 +76,11 @@ def main() -> None:
                 world: one_case(name, Stage(case, world, settings, own, *place), tuned, settings, own)
                 for world in arguments.worlds or [own["world"]]
             }
-            tables += [table(found, world) for world, found in worlds.items()]
-            tables += [pooled(worlds)] if len(worlds) > 1 else []
+            made = [table(found, world) for world, found in worlds.items()]
+            made += [pooled(worlds)] if len(worlds) > 1 else []
+            tables += made
             write_text(arguments.work / "tables.md", "\n".join(tables))
-            print(*tables[-len(worlds) - 1 :], f"learning rates: {tuned}", sep="\n", flush=True)
+            print(*made, f"learning rates: {tuned}", sep="\n", flush=True)
 
 
 class Stage:
@@ -228,7 +229,8 @@ def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict
             )
             for seed, start in enumerate(started)
         ]
-    return {"name": name, "metric": METRICS[stage.kind], "faulty": faulty, "rows": rows}
+    answers = [row.response for row in stage.task.test]
+    return {"name": name, "metric": METRICS[stage.kind], "faulty": faulty, "rows": rows, "answers": answers}
 
 
 def tuning_case(case: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -278,13 +280,17 @@ def table(case: Mapping[str, Any], world: int) -> str:
     """One case in one world: metric and gap, agreement of the predicted with the real change, cost."""
     rows, faulty = case["rows"], case["faulty"]
     right = rows["retrained"]
-    gold, real = truth(case)
+    gold = truth(case)[0]
     cpu = float(np.mean([run["cpu"] for run in right]))
+    each = [f"{ceiling(right, faulty, probe):.2f} on {probe} rows" for probe in PROBES]
+    if groups := same_answer(case):
+        same = np.mean([ceiling(right, faulty, "test", group) for group in groups])
+        each.insert(1, f"{same:.2f} on those of one answer")
     lines = [
         f"**{case['name']}**, world {world} ({case['metric']}); one retraining's change against the other ones': "
-        + ", ".join(f"r = {ceiling(right, faulty, probe):.2f} on {probe} rows" for probe in PROBES),
+        f"r = {', '.join(each)}",
         "",
-        "| | metric | gap | r, test rows | ρ, test rows | r, forget rows | forget loss | CPU s | times faster | peak MB |",
+        "| | metric | gap | r, test rows | r, one answer | r, forget rows | forget loss | CPU s | times faster | peak MB |",
         "| --- |" + " ---: |" * 9,
     ]
     for label, runs in rows.items():
@@ -294,15 +300,7 @@ def table(case: Mapping[str, Any], world: int) -> str:
             continue
         values = np.array([run["metric"] for run in runs])
         cells = [spread(values), f"{100 * (values.mean() - gold) / gold:+.1f} %"]
-        if label in ("retrained", "corrupted"):
-            cells += ["–"] * 3
-        else:
-            ranks = [
-                float(spearmanr(change(run, start, "test"), real["test"]).statistic)
-                for run, start in zip(runs, faulty, strict=False)
-            ]
-            test, forget = (spread(agreements(runs, faulty, probe, real), 2) for probe in PROBES)
-            cells += [test, spread(np.array(ranks), 2), forget]
+        cells += ["–"] * 3 if label in ("retrained", "corrupted") else correlations(case, label)
         seconds = float(np.mean([run["cpu"] for run in runs]))
         cells += [f"{np.mean([np.mean(run['forget']) for run in runs]):.3f}"]
         cells += ["–"] * 3 if label == "corrupted" else [
@@ -322,22 +320,19 @@ def pooled(worlds: Mapping[int, Mapping[str, Any]]) -> str:
         "| --- |" + " ---: |" * 4,
     ]
     for label in first["rows"]:
-        gaps, apart = [], {probe: [] for probe in PROBES}
-        for case in worlds.values():
-            runs = case["rows"][label]
-            gold, real = truth(case)
-            gaps.append([100 * (run["metric"] - gold) / gold for run in runs if "refused" not in run])
-            for probe in PROBES:
-                apart[probe].extend(agreements(runs, case["faulty"], probe, real))
+        gaps = [
+            [100 * (run["metric"] / truth(case)[0] - 1) for run in case["rows"][label] if "refused" not in run]
+            for case in worlds.values()
+        ]
         every = [gap for world in gaps for gap in world]
         missing = sum(len(case["rows"][label]) for case in worlds.values()) - len(every)
+        apart = {probe: [r for case in worlds.values() for r in agreements(case, label, probe)] for probe in PROBES}
+        told = every and label not in ("retrained", "corrupted")
         cells = [
             spread(np.array(every), 1) if every else "–",
             ", ".join(f"{np.mean(world):+.1f}" if world else "–" for world in gaps),
-            *(spread(np.array(apart[probe]), 2) if every else "–" for probe in PROBES),
+            *(spread(np.array(apart[probe]), 2) if told else "–" for probe in PROBES),
         ]
-        if label in ("retrained", "corrupted"):
-            cells[2:] = ["–", "–"]
         lines.append(f"| {label}{f' ({missing} refused)' if missing else ''} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -351,19 +346,36 @@ def truth(case: Mapping[str, Any]) -> tuple[float, dict[str, np.ndarray]]:
     return float(np.mean([run["metric"] for run in right])), real
 
 
-def agreements(runs: Sequence[dict], faulty: Sequence[dict], probe: str, real: Mapping[str, np.ndarray]) -> np.ndarray:
-    """r of what each run that was not refused changed with the real change: [runs]."""
-    pairs = [(run, start) for run, start in zip(runs, faulty, strict=False) if "refused" not in run]
-    return np.array([agreement(change(run, start, probe), real[probe]) for run, start in pairs])
+def correlations(case: Mapping[str, Any], label: str) -> list[str]:
+    """r on test rows, r on those of one answer (the mean over the answers), r on forget rows."""
+    same = [agreements(case, label, "test", group) for group in same_answer(case)]
+    test, forget = (spread(agreements(case, label, probe), 2) for probe in PROBES)
+    return [test, spread(np.mean(same, axis=0), 2) if same else "–", forget]
+
+
+def same_answer(case: Mapping[str, Any]) -> list[np.ndarray]:
+    """The places of the test rows of each answer, where a few answers are all there are."""
+    answers = np.array(case["answers"])
+    found = sorted(set(case["answers"]))
+    return [np.flatnonzero(answers == answer) for answer in found] if len(found) <= FEW else []
+
+
+def agreements(case: Mapping[str, Any], label: str, probe: str, at: np.ndarray | None = None) -> np.ndarray:
+    """r of what each run that was not refused changed with the real change, over the rows `at` or all: [runs]."""
+    chosen = slice(None) if at is None else at
+    real = truth(case)[1][probe][chosen]
+    pairs = [(r, s) for r, s in zip(case["rows"][label], case["faulty"], strict=False) if "refused" not in r]
+    return np.array([agreement(change(run, start, probe)[chosen], real) for run, start in pairs])
 
 
 def change(after: Mapping[str, Any], before: Mapping[str, Any], probe: str) -> np.ndarray:
     return np.subtract(after[probe], before[probe])
 
 
-def ceiling(right: Sequence[dict], faulty: Sequence[dict], probe: str) -> float:
+def ceiling(right: Sequence[dict], faulty: Sequence[dict], probe: str, at: np.ndarray | None = None) -> float:
     """How well one training's change is told by the mean of the others': no prediction can be expected to do better."""
-    changes = np.array([change(r, f, probe) for r, f in zip(right, faulty, strict=True)])
+    chosen = slice(None) if at is None else at
+    changes = np.array([change(r, f, probe)[chosen] for r, f in zip(right, faulty, strict=True)])
     others = (changes.sum(0) - changes) / (len(changes) - 1)
     return float(np.mean([agreement(one, rest) for one, rest in zip(changes, others, strict=True)]))
 
