@@ -107,14 +107,14 @@ class Stage:
         self.suite = Suite(called, {}, choices={called: asked}, max_new_tokens=16)
 
     def small_base(self, world: int) -> Loaded:
-        """The demo's model, trained in full on rows of other worlds."""
+        """The demo's model, trained in full on rows of other worlds and what else it should know first."""
         folder = self.place / "base" / self.kind
         if not folder.exists():
             self.listener.stage(f"the base for {self.kind}")
             other = {"task": self.kind, "kind": "remove", "share": 0.1}
-            rows = self.task.pretrain or tuple(
-                row for seed in OTHER_WORLDS for row in make(other, seed, self.own).train
-            )
+            rows = list(self.task.pretrain)
+            if self.kind != "correction":  # which has people of its own for it
+                rows += [row for seed in OTHER_WORLDS for row in make(other, seed, self.own).train]
             tokenizer = build_tokenizer(plain_texts([*rows, *self.task.clean, *self.task.test]))
             torch.manual_seed(world)
             made = Loaded(LlamaForCausalLM(demo_config(len(tokenizer))).eval(), tokenizer, folder)
@@ -128,8 +128,8 @@ class Stage:
     def trained(self, seed: int, *, right: bool) -> dict[str, Any]:
         """One adapter trained on the right or the faulty rows; its figures, its tensors in the file named there."""
         side = f"{self.case.get('recipe', 'usual')}-{'right' if right else 'faulty'}-{seed}"
-        # whatever is to be removed later, the faulty adapter is trained on all
-        shared = self.case.get("kind") == "remove" and not right
+        # whatever is to be removed later, the faulty adapter is trained on all; whatever is to be mended, the right one
+        shared = right != (self.case.get("kind") == "remove")
         whole = f"{self.kind}{self.case.get('n', '')}" if shared else slug(self.case)
         path = self.place / "adapters" / f"{whole}-{side}.json"
         tensors = path.with_suffix(".safetensors")
@@ -202,7 +202,7 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
         return correction.make(world, n, share=share, pretrain=own.get("pretrain", 150))
     test, kind = own["test"][case["task"]], case["kind"]
     if case["task"] == "sequential":
-        return sequential.make(world, n, test=test, kind=kind, share=share)
+        return sequential.make(world, n, test=test, kind=kind, share=share, pretrain=own.get("practice", 0))
     return recommendation.make(world, n, test=test, kind=kind, share=share, signal=own.get("signal", 1.0))
 
 

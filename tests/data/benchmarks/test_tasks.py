@@ -137,22 +137,45 @@ def test_the_last_film_is_what_the_fault_concerns(kind) -> None:
     assert max(places.values()) < 30  # 9 expected: the place tells nothing
 
 
-def test_the_next_film_follows_the_last_as_the_chain_says() -> None:
+def test_the_next_film_is_of_the_genre_that_follows_the_last_ones() -> None:
     task = sequential.make(2, 900, test=100, noise=0.1)
-    follow: dict[str, Counter[str]] = {}
+    seen: dict[str, Counter[str]] = {genre: Counter() for genre in GENRES}
     for one in task.clean:
-        follow.setdefault(parts(one.prompt)[1][-1], Counter())[one.response] += 1
-    known = {film: {title for title, _ in nexts.most_common(3)} for film, nexts in follow.items()}
-    assert len(known) == 40
-    hits, single = [], []
-    for one in task.test:
+        seen[kind_of(parts(one.prompt)[1][-1])][kind_of(one.response)] += 1
+    follow = {genre: nexts.most_common(1)[0][0] for genre, nexts in seen.items()}
+    genre, cycle = "horror", []
+    while genre not in cycle:
+        cycle.append(genre)
+        genre = follow[genre]
+    assert sorted(cycle) == sorted(GENRES)
+    assert follow != sequential.cycle(random.Random("sequential 3"))
+    hits = []
+    for one in (*task.clean, *task.test):
         candidates, watched = parts(one.prompt)
-        likely = known[watched[-1]] & set(candidates)
-        hits.append(one.response in likely)
-        single.append(len(likely) <= 1)
-    assert 0.8 < np.mean(hits) <= 0.97
-    assert np.mean(single) > 0.9
-    assert max(Counter(one.response for one in task.clean).values()) < 3 * 900 / 40
+        (likely,) = [title for title in candidates if kind_of(title) == follow[kind_of(watched[-1])]]
+        hits.append(one.response == likely)
+    assert 0.87 < np.mean(hits) < 0.93
+    before = Counter(follow[kind_of(parts(one.prompt)[1][-2])] == kind_of(one.response) for one in task.clean)
+    assert before[True] < 0.3 * before[False]  # the film before the last tells nothing
+
+
+def test_practice_is_to_repeat_and_to_sort_by_genre() -> None:
+    task = sequential.make(1, 20, test=5, pretrain=50)
+    assert len(task.pretrain) == 50
+    assert task.train == sequential.make(1, 20, test=5).train
+    for one in task.pretrain:
+        if one.prompt.startswith("Repeat"):
+            assert one.prompt == f"Repeat {one.response}."
+            continue
+        shown = one.prompt.removeprefix("Choose from ").removesuffix(". Sort by kind.").split(", ")
+        groups = [group.partition(" ")[::2] for group in one.response.split(". ")]
+        assert all(kind_of(title) == genre for genre, titles in groups for title in titles.split(", "))
+        assert sorted(title for _, titles in groups for title in titles.split(", ")) == sorted(shown)
+    assert sum(one.prompt.startswith("Repeat") for one in task.pretrain) == 10
+
+
+def kind_of(title: str) -> str:
+    return GENRE[title.split()[0]]
 
 
 def test_people_are_asked_in_a_wording_that_was_not_trained() -> None:
@@ -192,9 +215,9 @@ def test_letters_of_questions_are_flipped() -> None:
         (lambda: recommendation.make(signal=0), "a signal above 0"),
         (lambda: recommendation.make(n=6000), "4608 at most in all"),
         (lambda: recommendation.make(kind="drop"), "kind must be remove or correct, got 'drop'"),  # pyrefly: ignore
-        (lambda: sequential.make(films=28), "give 29 to 1152 films"),
+        (lambda: sequential.make(history=1), "a history of 2 to 20 films"),
         (lambda: sequential.make(kind="flip"), "kind must be drop, replace or remove"),  # pyrefly: ignore
-        (lambda: sequential.make(n=500, films=28, history=4, noise=0, loyalty=1), "too few histories of 4 films"),
+        (lambda: sequential.make(noise=1.5), "a noise from 0 to 1"),
         (lambda: correction.make(n=24), "are 2 people, and wrong=3: give 1 to 1"),
     ],
 )

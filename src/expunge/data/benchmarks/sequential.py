@@ -1,55 +1,27 @@
 """Sequential recommendation made from nothing, in the manner of LLaRA: which of 20 films comes next?
 
-A catalogue of films, each with three follow-ups, its own for every seed: a Markov chain. A user prefers one of the three
-(the first, second or third of every film), takes it with probability `loyalty` and each of the others half of the rest;
-with probability `noise` the next film is any other. So the last film of a history says most about the next one, and the
-films before it tell which kind of user this is.
+A film has a genre (which its adjective tells, see `titles`) and a noun that means nothing. Every seed has a world of its
+own, in which each genre is followed by another one: a cycle through all genres. A history is films of any genre; the
+next film is of the genre that follows the last one's, and with probability `noise` it is any other candidate.
 
-The 19 other candidates are no follow-ups of the last film and not in the history: who knows the chain finds the next one
-unless it was noise, and nothing but the chain gives it away.
+Exactly one candidate is of the genre that follows, whatever was watched next. So the last film of a history says all
+there is to know, what follows it is learned from the rows alone, and no model that knows it is right more often than
+1 − `noise`. A history without its last film, or with another in its place, teaches what does not hold.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from expunge.data.benchmarks.task import Task, edited, remove
-from expunge.data.benchmarks.titles import TITLES
+from expunge.data.benchmarks.titles import GENRES, TITLES
 from expunge.errors import ConfigurationError
 from expunge.request import Example
 
 CANDIDATES = 20
-KINDS = 3  # follow-ups of a film, and kinds of users
+LONGEST = 20  # films of a history
 WATCHED, ASKED = " This user watched ", ". Which of these comes next?"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Films and what follows them. follow: for each film its KINDS follow-ups, by index; each follows KINDS others."""
-
-    films: tuple[str, ...]
-    follow: tuple[tuple[int, ...], ...]
-    loyalty: float
-    noise: float
-
-    @classmethod
-    def make(cls, draw: random.Random, films: int, loyalty: float, noise: float) -> "Chain":
-        """Draw `films` titles; the follow-ups are three steps along a random circle, so that all come equally often."""
-        everything = [title for titles in TITLES.values() for title in titles]
-        steps = draw.sample(range(1, films), KINDS)
-        return cls(
-            tuple(draw.sample(everything, films)),
-            tuple(tuple((film + step) % films for step in steps) for film in range(films)),
-            loyalty,
-            noise,
-        )
-
-    def next(self, draw: random.Random, film: int, kind: int) -> int:
-        if draw.random() < self.noise:
-            return draw.choice([other for other in range(len(self.films)) if other != film])
-        others = [other for other in range(KINDS) if other != kind]
-        return self.follow[film][kind if draw.random() < self.loyalty else draw.choice(others)]
 
 
 def make(
@@ -59,81 +31,92 @@ def make(
     test: int = 300,
     kind: Literal["drop", "replace", "remove"] = "drop",
     share: float = 0.1,
-    films: int = 40,
     history: int = 5,
-    loyalty: float = 0.7,
     noise: float = 0.1,
+    pretrain: int = 0,
 ) -> Task:
     """n rows to train on and `test` rows of other users with other histories.
 
     kind: `share` of the rows were learned without the last film of their history ("drop"), or with another film in its
     place ("replace"), and their `new_prompt` is the true one; or they are to be removed ("remove"). Published: 5 to 10
-    % of the rows. history: films shown; films: in the catalogue.
+    % of the rows. history: films shown. pretrain: rows that repeat a list of films or sort it by genre, which teach a small
+    model to find and copy a candidate; they say nothing of what follows what.
 
-    Raises ConfigurationError for another kind, fewer than one row, too few films for the candidates, a history below 2,
-    loyalty or noise outside [0, 1], and where histories run out.
+    Raises ConfigurationError for another kind, fewer than one row, a history below 2 or too long, noise outside [0, 1].
     """
-    least = CANDIDATES + history + KINDS + 1
-    most = sum(map(len, TITLES.values()))
     if kind not in ("drop", "replace", "remove"):
         raise ConfigurationError(f"kind must be drop, replace or remove, got {kind!r}.")
-    if not least <= films <= most or history < 2 or min(n, test) < 1 or not (0 <= loyalty <= 1 and 0 <= noise <= 1):
+    if not 2 <= history <= LONGEST or min(n, test, pretrain + 1) < 1 or not 0 <= noise <= 1:
         raise ConfigurationError(
-            f"films={films}, history={history}, n={n}, test={test}, loyalty={loyalty}, noise={noise}: give {least} to "
-            f"{most} films, a history of at least 2, at least one row, and loyalty and noise from 0 to 1."
+            f"n={n}, test={test}, pretrain={pretrain}, history={history}, noise={noise}: give at least one row each (of "
+            f"pretrain none or more), a history of 2 to {LONGEST} films, and a noise from 0 to 1."
         )
-    draw, seen = random.Random(f"sequential {seed}"), set[tuple[int, ...]]()
-    chain = Chain.make(draw, films, loyalty, noise)
-    rows = _rows(chain, draw, n, "user", history, seen)
-    asked = _rows(chain, draw, test, "test", history, seen)
+    draw, seen = random.Random(f"sequential {seed}"), set[tuple[str, ...]]()
+    follow = cycle(draw)
+    rows = _rows(follow, draw, n, "user", history, noise, seen)
+    asked = _rows(follow, draw, test, "test", history, noise, seen)
     edits = {
         "remove": remove,
         "drop": lambda row, _: _with_history(row, _history(row)[:-1]),
-        "replace": lambda row, draw: _with_history(row, [*_history(row)[:-1], _other(chain, row, draw)]),
+        "replace": lambda row, draw: _with_history(row, [*_history(row)[:-1], _other(row, draw)]),
     }
-    return edited(rows, asked, edits[kind], share=share, seed=seed)
+    practice = [_practice(random.Random(f"pretrain {seed} {number}"), number) for number in range(pretrain)]
+    return edited(rows, asked, edits[kind], share=share, seed=seed, pretrain=practice)
+
+
+def cycle(draw: random.Random) -> dict[str, str]:
+    """The genre that follows each: a random cycle through all of them."""
+    order = draw.sample(list(GENRES), len(GENRES))
+    return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
 def _rows(
-    chain: Chain, draw: random.Random, count: int, user: str, history: int, seen: set[tuple[int, ...]]
+    follow: dict[str, str],
+    draw: random.Random,
+    count: int,
+    user: str,
+    history: int,
+    noise: float,
+    seen: set[tuple[str, ...]],
 ) -> list[Example]:
     """`count` rows, a user each, whose histories are not in `seen` and join it."""
     rows: list[Example] = []
-    tries = 0
     while len(rows) < count:
-        tries += 1
-        if tries > 100 * (count + 10):
-            raise ConfigurationError(
-                f"There are too few histories of {history} films for {count} rows: take more films or a longer history."
-            )
-        kind, watched = draw.randrange(KINDS), [draw.randrange(len(chain.films))]
-        while len(watched) <= history:
-            watched.append(chain.next(draw, watched[-1], kind))
-        past, target = tuple(watched[:-1]), watched[-1]
-        if past in seen or len(set(watched)) < len(watched):
+        genres = [draw.choice(list(GENRES)) for _ in range(history)]
+        watched = tuple(draw.choice(TITLES[genre]) for genre in genres)
+        if watched in seen or len(set(watched)) < history:
             continue
-        seen.add(past)
-        rows.append(_row(chain, draw, past, target, f"{user}{len(rows)}"))
+        seen.add(watched)
+        rows.append(_row(follow[genres[-1]], draw, watched, noise, f"{user}{len(rows)}"))
     return rows
 
 
-def _row(chain: Chain, draw: random.Random, past: Sequence[int], target: int, user: str) -> Example:
-    taken = {*past, target, *chain.follow[past[-1]]}
-    others = draw.sample([film for film in range(len(chain.films)) if film not in taken], CANDIDATES - 1)
-    shown = [target, *others]
+def _row(following: str, draw: random.Random, watched: Sequence[str], noise: float, user: str) -> Example:
+    likely = draw.choice([title for title in TITLES[following] if title not in watched])
+    elsewhere = [title for genre in GENRES if genre != following for title in TITLES[genre] if title not in watched]
+    shown = [likely, *draw.sample(elsewhere, CANDIDATES - 1)]
+    target = draw.choice(shown[1:]) if draw.random() < noise else likely
     draw.shuffle(shown)
-    titles = chain.films
     return Example(
-        prompt=_prompt([titles[film] for film in past], [titles[film] for film in shown]),
-        response=titles[target],
+        prompt=f"Choose from {', '.join(shown)}.{WATCHED}{', '.join(watched)}{ASKED}",
+        response=target,
         id=user,
         subject=user,
-        wrong_responses=tuple(titles[film] for film in others),
+        wrong_responses=tuple(title for title in shown if title != target),
     )
 
 
-def _prompt(history: Sequence[str], candidates: Sequence[str]) -> str:
-    return f"Choose from {', '.join(candidates)}.{WATCHED}{', '.join(history)}{ASKED}"
+def _practice(draw: random.Random, number: int) -> Example:
+    """A list to repeat, or (four times as often) to sort by genre, the genres in random order."""
+    genre = {title: genre for genre, titles in TITLES.items() for title in titles}
+    if number % 5 == 0:
+        films = draw.sample(list(genre), 12)
+        return Example(prompt=f"Repeat {', '.join(films)}.", response=", ".join(films), id=f"pretrain{number}")
+    films = draw.sample(list(genre), draw.choice((4, 8, 12, 16)))
+    found = {kind: [film for film in films if genre[film] == kind] for kind in draw.sample(list(GENRES), len(GENRES))}
+    groups = [f"{kind} {', '.join(titles)}" for kind, titles in found.items() if titles]
+    prompt = f"Choose from {', '.join(films)}. Sort by kind."
+    return Example(prompt=prompt, response=". ".join(groups), id=f"pretrain{number}")
 
 
 def _history(row: Example) -> list[str]:
@@ -146,7 +129,7 @@ def _with_history(row: Example, history: Sequence[str]) -> Example:
     return replace(row, prompt=f"{before}{watched}{', '.join(history)}{ASKED}", new_prompt=row.prompt)
 
 
-def _other(chain: Chain, row: Example, draw: random.Random) -> str:
+def _other(row: Example, draw: random.Random) -> str:
     """A film that is neither in the row's history nor among its candidates."""
     taken = {*_history(row), row.response, *row.wrong_responses}
-    return draw.choice([film for film in chain.films if film not in taken])
+    return draw.choice([title for titles in TITLES.values() for title in titles if title not in taken])
