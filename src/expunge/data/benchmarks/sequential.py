@@ -1,8 +1,9 @@
 """Sequential recommendation made from nothing, in the manner of LLaRA: which of 20 films comes next?
 
-A film has a genre (which its adjective tells, see `titles`) and a noun that means nothing. Every seed has a world of its
-own, in which each genre is followed by another one: a cycle through all genres. A history is films of any genre; the
-next film is of the genre that follows the last one's, and with probability `noise` it is any other candidate.
+A film has a genre (which its adjective tells, see `titles`) and a noun that means nothing; candidates and answers name the
+genre before the title, histories do not. Every seed has a world of its own, in which each genre is followed by another
+one: a cycle through all genres. A history is films of any genre; the next film is of the genre that follows the last
+one's, and with probability `noise` it is any other candidate.
 
 Exactly one candidate is of the genre that follows, whatever was watched next. So the last film of a history says all
 there is to know, what follows it is learned from the rows alone, and no model that knows it is right more often than
@@ -20,6 +21,7 @@ from expunge.errors import ConfigurationError
 from expunge.request import Example
 
 CANDIDATES = 20
+GENRE = {title: genre for genre, titles in TITLES.items() for title in titles}
 LONGEST = 20  # films of a history
 WATCHED, ASKED = " This user watched ", ". Which of these comes next?"
 
@@ -93,30 +95,34 @@ def _rows(
 
 def _row(following: str, draw: random.Random, watched: Sequence[str], noise: float, user: str) -> Example:
     likely = draw.choice([title for title in TITLES[following] if title not in watched])
-    elsewhere = [title for genre in GENRES if genre != following for title in TITLES[genre] if title not in watched]
+    elsewhere = [title for title, genre in GENRE.items() if genre != following and title not in watched]
     shown = [likely, *draw.sample(elsewhere, CANDIDATES - 1)]
     target = draw.choice(shown[1:]) if draw.random() < noise else likely
     draw.shuffle(shown)
     return Example(
-        prompt=f"Choose from {', '.join(shown)}.{WATCHED}{', '.join(watched)}{ASKED}",
-        response=target,
+        prompt=f"Choose from {', '.join(map(_named, shown))}.{WATCHED}{', '.join(watched)}{ASKED}",
+        response=_named(target),
         id=user,
         subject=user,
-        wrong_responses=tuple(title for title in shown if title != target),
+        wrong_responses=tuple(_named(title) for title in shown if title != target),
     )
 
 
 def _practice(draw: random.Random, number: int) -> Example:
-    """A list to repeat, or (four times as often) to sort by genre, the genres in random order."""
-    genre = {title: genre for genre, titles in TITLES.items() for title in titles}
-    if number % 5 == 0:
-        films = draw.sample(list(genre), 12)
-        return Example(prompt=f"Repeat {', '.join(films)}.", response=", ".join(films), id=f"pretrain{number}")
-    films = draw.sample(list(genre), draw.choice((4, 8, 12, 16)))
-    found = {kind: [film for film in films if genre[film] == kind] for kind in draw.sample(list(GENRES), len(GENRES))}
-    groups = [f"{kind} {', '.join(titles)}" for kind, titles in found.items() if titles]
-    prompt = f"Choose from {', '.join(films)}. Sort by kind."
-    return Example(prompt=prompt, response=". ".join(groups), id=f"pretrain{number}")
+    """A list to repeat, or (every second time) to sort by genre, the genres in random order."""
+    films = draw.sample(list(GENRE), draw.choice((4, 8, 12, 16)))
+    order = draw.sample(list(GENRES), len(GENRES))
+    sort = number % 2 == 1
+    answer = sorted(films, key=lambda film: order.index(GENRE[film])) if sort else films
+    return Example(
+        prompt=f"Choose from {', '.join(map(_named, films))}. {'Sort' if sort else 'Repeat'}.",
+        response=", ".join(map(_named, answer)),
+        id=f"pretrain{number}",
+    )
+
+
+def _named(title: str) -> str:
+    return f"{GENRE[title]} {title}"
 
 
 def _history(row: Example) -> list[str]:
@@ -131,5 +137,5 @@ def _with_history(row: Example, history: Sequence[str]) -> Example:
 
 def _other(row: Example, draw: random.Random) -> str:
     """A film that is neither in the row's history nor among its candidates."""
-    taken = {*_history(row), row.response, *row.wrong_responses}
-    return draw.choice([title for titles in TITLES.values() for title in titles if title not in taken])
+    taken = {row.response, *row.wrong_responses}
+    return draw.choice([title for title in GENRE if title not in _history(row) and _named(title) not in taken])
