@@ -39,7 +39,7 @@ from expunge.training import Finetuning, History
 HERE = Path(__file__).parent
 METRICS = {
     "recommendation": "recommendation.auc",
-    "sequential": "sequential.hit_ratio",
+    "sequential": "sequential.option_accuracy",
     "correction": "choice.option_accuracy",
 }
 PROBES = ("test", "forget")
@@ -202,7 +202,7 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
         return correction.make(world, n, share=share, pretrain=own.get("pretrain", 150))
     test, kind = own["test"][case["task"]], case["kind"]
     if case["task"] == "sequential":
-        return sequential.make(world, n, test=test, kind=kind, share=share, pretrain=own.get("practice", 0))
+        return sequential.make(world, n, test=test, kind=kind, share=share)
     return recommendation.make(world, n, test=test, kind=kind, share=share, signal=own.get("signal", 1.0))
 
 

@@ -159,22 +159,6 @@ def test_the_next_film_is_of_the_genre_that_follows_the_last_ones() -> None:
     assert before[True] < 0.3 * before[False]  # the film before the last tells nothing
 
 
-def test_practice_is_to_repeat_and_to_sort_by_genre() -> None:
-    task = sequential.make(1, 20, test=5, pretrain=50)
-    assert len(task.pretrain) == 50
-    assert task.train == sequential.make(1, 20, test=5).train
-    for number, one in enumerate(task.pretrain):
-        films, _, what = one.prompt.removeprefix("Choose from ").rpartition(". ")
-        shown, answer = films.split(", "), one.response.split(", ")
-        assert what == ("Sort." if number % 2 else "Repeat.")
-        assert sorted(shown) == sorted(answer)
-        assert number % 2 or shown == answer
-        genres = [title.split()[0] for title in answer]
-        assert number % 2 == 0 or len([a for a, b in zip(genres, ["", *genres], strict=False) if a != b]) == len(
-            set(genres)
-        )
-
-
 def untold(candidate: str) -> str:
     """The title without the genre."""
     genre, _, title = candidate.partition(" ")

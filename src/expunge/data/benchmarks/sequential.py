@@ -35,7 +35,6 @@ def make(
     share: float = 0.1,
     history: int = 5,
     noise: float = 0.1,
-    pretrain: int = 0,
 ) -> Task:
     """n rows to train on and `test` rows of other users with other histories.
 
@@ -48,10 +47,10 @@ def make(
     """
     if kind not in ("drop", "replace", "remove"):
         raise ConfigurationError(f"kind must be drop, replace or remove, got {kind!r}.")
-    if not 2 <= history <= LONGEST or min(n, test, pretrain + 1) < 1 or not 0 <= noise <= 1:
+    if not 2 <= history <= LONGEST or min(n, test) < 1 or not 0 <= noise <= 1:
         raise ConfigurationError(
-            f"n={n}, test={test}, pretrain={pretrain}, history={history}, noise={noise}: give at least one row each (of "
-            f"pretrain none or more), a history of 2 to {LONGEST} films, and a noise from 0 to 1."
+            f"n={n}, test={test}, history={history}, noise={noise}: give at least one row each, a history of 2 to "
+            f"{LONGEST} films, and a noise from 0 to 1."
         )
     draw, seen = random.Random(f"sequential {seed}"), set[tuple[str, ...]]()
     follow = cycle(draw)
@@ -62,8 +61,7 @@ def make(
         "drop": lambda row, _: _with_history(row, _history(row)[:-1]),
         "replace": lambda row, draw: _with_history(row, [*_history(row)[:-1], _other(row, draw)]),
     }
-    practice = [_practice(random.Random(f"pretrain {seed} {number}"), number) for number in range(pretrain)]
-    return edited(rows, asked, edits[kind], share=share, seed=seed, pretrain=practice)
+    return edited(rows, asked, edits[kind], share=share, seed=seed)
 
 
 def cycle(draw: random.Random) -> dict[str, str]:
@@ -105,19 +103,6 @@ def _row(following: str, draw: random.Random, watched: Sequence[str], noise: flo
         id=user,
         subject=user,
         wrong_responses=tuple(_named(title) for title in shown if title != target),
-    )
-
-
-def _practice(draw: random.Random, number: int) -> Example:
-    """A list to repeat, or (every second time) to sort by genre, the genres in random order."""
-    films = draw.sample(list(GENRE), draw.choice((4, 8, 12, 16)))
-    order = draw.sample(list(GENRES), len(GENRES))
-    sort = number % 2 == 1
-    answer = sorted(films, key=lambda film: order.index(GENRE[film])) if sort else films
-    return Example(
-        prompt=f"Choose from {', '.join(map(_named, films))}. {'Sort' if sort else 'Repeat'}.",
-        response=", ".join(map(_named, answer)),
-        id=f"pretrain{number}",
     )
 
 
