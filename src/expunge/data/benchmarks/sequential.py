@@ -40,8 +40,7 @@ def make(
 
     kind: `share` of the rows were learned without the last film of their history ("drop"), or with another film in its
     place ("replace"), and their `new_prompt` is the true one; or they are to be removed ("remove"). Published: 5 to 10
-    % of the rows. history: films shown. pretrain: rows that repeat a list of films or sort it by genre, which teach a small
-    model to find and copy a candidate; they say nothing of what follows what.
+    % of the rows. history: films shown.
 
     Raises ConfigurationError for another kind, fewer than one row, a history below 2 or too long, noise outside [0, 1].
     """
