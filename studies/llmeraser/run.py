@@ -208,13 +208,15 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
 
 def one_case(name: str, stage: Stage, tuned: Mapping[str, float], settings: dict, own: dict) -> dict[str, Any]:
     """Every training and every method of one case."""
-    seeds = range(stage.case.get("trainings", settings["trainings"]))
+    trainings = own.get("trainings", {}).get(stage.kind) or stage.case.get("trainings", settings["trainings"])
+    seeds = range(trainings)
     begun = [stage.trained(seed, right=False) for seed in seeds[: own.get("faulty")]]
     faulty = [begun[seed % len(begun)] for seed in seeds]
     right = [stage.trained(seed, right=True) for seed in seeds]
     rows: dict[str, list[dict[str, Any]]] = {"retrained": right}
     for label, chosen in settings["methods"].items():
-        left_out = label not in own.get("methods", settings["methods"]) or label in stage.case.get("without", [])
+        without = stage.case.get("without", []) + own.get("without", {}).get(stage.kind, [])
+        left_out = label not in own.get("methods", settings["methods"]) or label in without
         if left_out or name not in (chosen or {}).get("cases", [name]):
             continue
         started = faulty[: own.get("started", stage.case.get("started", settings["started"]))]
