@@ -154,6 +154,7 @@ def test_the_next_film_is_of_the_genre_that_follows_the_last_ones() -> None:
         candidates, watched = parts(one.prompt)
         (likely,) = [title for title in candidates if kind_of(title) == follow[kind_of(watched[-1])]]
         hits.append(one.response == likely)
+        assert sorted(Counter(map(kind_of, candidates)).values()) == [1, 1, 1, 1, 8, 8]
     assert 0.87 < np.mean(hits) < 0.93
     before = Counter(follow[kind_of(parts(one.prompt)[1][-2])] == kind_of(one.response) for one in task.clean)
     assert before[True] < 0.3 * before[False]  # the film before the last tells nothing
