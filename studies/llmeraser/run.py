@@ -74,7 +74,7 @@ def main() -> None:
             tuned = tune(tuning_case(case, settings), settings, own, *place)
             worlds = {
                 world: one_case(name, Stage(case, world, settings, own, *place), tuned, settings, own)
-                for world in arguments.worlds or [own["world"]]
+                for world in arguments.worlds or [own["worlds"][case["task"]]]
             }
             made = [table(found, world) for world, found in worlds.items()]
             made += [pooled(worlds)] if len(worlds) > 1 else []
