@@ -36,12 +36,13 @@ def make(
     share: float = 0.1,
     history: int = 5,
     noise: float = 0.1,
+    told: bool = False,
 ) -> Task:
     """n rows to train on and `test` rows of other users with other histories.
 
     kind: `share` of the rows were learned without the last film of their history ("drop"), or with another film in its
     place ("replace"), and their `new_prompt` is the true one; or they are to be removed ("remove"). Published: 5 to 10
-    % of the rows. history: films shown.
+    % of the rows. history: films shown. told: histories name the genres, too, so that no adjective need be understood.
 
     Raises ConfigurationError for another kind, fewer than one row, a history below 2 or too long, noise outside [0, 1].
     """
@@ -54,12 +55,12 @@ def make(
         )
     draw, seen = random.Random(f"sequential {seed}"), set[tuple[str, ...]]()
     follow = cycle(draw)
-    rows = _rows(follow, draw, n, "user", history, noise, seen)
-    asked = _rows(follow, draw, test, "test", history, noise, seen)
+    rows = _rows(follow, draw, n, "user", history, noise, told, seen)
+    asked = _rows(follow, draw, test, "test", history, noise, told, seen)
     edits = {
         "remove": remove,
         "drop": lambda row, _: _with_history(row, _history(row)[:-1]),
-        "replace": lambda row, draw: _with_history(row, [*_history(row)[:-1], _other(row, draw)]),
+        "replace": lambda row, draw: _with_history(row, [*_history(row)[:-1], _other(row, draw, told)]),
     }
     return edited(rows, asked, edits[kind], share=share, seed=seed)
 
@@ -77,6 +78,7 @@ def _rows(
     user: str,
     history: int,
     noise: float,
+    told: bool,
     seen: set[tuple[str, ...]],
 ) -> list[Example]:
     """`count` rows, a user each, whose histories are not in `seen` and join it."""
@@ -87,19 +89,20 @@ def _rows(
         if watched in seen or len(set(watched)) < history:
             continue
         seen.add(watched)
-        rows.append(_row(follow[genres[-1]], draw, watched, noise, f"{user}{len(rows)}"))
+        rows.append(_row(follow[genres[-1]], draw, watched, noise, told, f"{user}{len(rows)}"))
     return rows
 
 
-def _row(following: str, draw: random.Random, watched: Sequence[str], noise: float, user: str) -> Example:
+def _row(following: str, draw: random.Random, watched: Sequence[str], noise: float, told: bool, user: str) -> Example:
     unseen = {genre: [title for title in titles if title not in watched] for genre, titles in TITLES.items()}
     shown = [likely := draw.choice(unseen.pop(following))]
     for genre, count in zip(draw.sample(list(unseen), len(unseen)), OTHERS, strict=True):
         shown += draw.sample(unseen[genre], count)
     target = draw.choice(shown[1:]) if draw.random() < noise else likely
     draw.shuffle(shown)
+    past = map(_named, watched) if told else watched
     return Example(
-        prompt=f"Choose from {', '.join(map(_named, shown))}.{WATCHED}{', '.join(watched)}{ASKED}",
+        prompt=f"Choose from {', '.join(map(_named, shown))}.{WATCHED}{', '.join(past)}{ASKED}",
         response=_named(target),
         id=user,
         subject=user,
@@ -121,7 +124,8 @@ def _with_history(row: Example, history: Sequence[str]) -> Example:
     return replace(row, prompt=f"{before}{watched}{', '.join(history)}{ASKED}", new_prompt=row.prompt)
 
 
-def _other(row: Example, draw: random.Random) -> str:
+def _other(row: Example, draw: random.Random, told: bool) -> str:
     """A film that is neither in the row's history nor among its candidates."""
-    taken = {row.response, *row.wrong_responses}
-    return draw.choice([title for title in GENRE if title not in _history(row) and _named(title) not in taken])
+    taken = {row.response, *row.wrong_responses, *_history(row)}
+    title = draw.choice([title for title in GENRE if taken.isdisjoint((title, _named(title)))])
+    return _named(title) if told else title
