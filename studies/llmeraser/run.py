@@ -202,7 +202,7 @@ def make(case: Mapping[str, Any], world: int, own: Mapping[str, Any]) -> Task:
         return correction.make(world, n, share=share, pretrain=own.get("pretrain", 150))
     test, kind = own["test"][case["task"]], case["kind"]
     if case["task"] == "sequential":
-        return sequential.make(world, n, test=test, kind=kind, share=share, told=own.get("told", False))
+        return sequential.make(world, n, test=test, kind=kind, share=share, easy=own.get("easy", False))
     return recommendation.make(world, n, test=test, kind=kind, share=share, signal=own.get("signal", 1.0))
 
 
