@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from studies.attacks.run import board_table, by_seed
-from studies.llmeraser.run import ceiling, pooled, table, tuning_case
+from studies.llmeraser.run import tuning_case
+from studies.llmeraser.tables import ceiling, pooled, table
 
 from expunge.config import read_yaml
 from expunge.methods import method
@@ -15,9 +16,10 @@ from tests.reporting.build import attacked
 
 STUDIES = Path(__file__).parents[1] / "studies"
 ERASER = read_yaml(STUDIES / "llmeraser" / "study.yaml")
+SCRIPTS = sorted(path for path in STUDIES.glob("*/*.py") if "__main__" in path.read_text())
 
 
-@pytest.mark.parametrize("script", sorted(STUDIES.glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_study_says_how_it_is_run(script: Path) -> None:
     name = f"studies.{script.parent.name}.{script.stem}"
     done = subprocess.run(
