@@ -108,14 +108,14 @@ class Stage:
         self.suite = Suite(called, {}, choices={called: asked}, max_new_tokens=16)
 
     def small_base(self, world: int) -> Loaded:
-        """The demo's model, trained in full on rows of other worlds and what else it should know first."""
+        """The demo's model, trained in full on rows of other worlds."""
         folder = self.place / "base" / self.kind
         if not folder.exists():
             self.listener.stage(f"the base for {self.kind}")
             other = {"task": self.kind, "kind": "remove", "share": 0.1}
-            rows = list(self.task.pretrain)
-            if self.kind != "correction":  # which has people of its own for it
-                rows += [row for seed in OTHER_WORLDS for row in make(other, seed, self.own).train]
+            rows = self.task.pretrain or tuple(
+                row for seed in OTHER_WORLDS for row in make(other, seed, self.own).train
+            )
             tokenizer = build_tokenizer(plain_texts([*rows, *self.task.clean, *self.task.test]))
             torch.manual_seed(world)
             made = Loaded(LlamaForCausalLM(demo_config(len(tokenizer))).eval(), tokenizer, folder)
