@@ -266,6 +266,18 @@ def test_the_training_file_in_place_of_the_retain_set(folder, request_files, sma
     assert (len(edited.whole), len(edited.before), len(edited.kept)) == (14, 2, 12)
 
 
+def test_running_text_in_the_training_file_is_cut_as_the_requests_is(folder, request_files, tmp_path) -> None:
+    text = {"text": " ".join(json.loads(line)["response"] for line in request_files[0].read_text().splitlines())}
+    forget = lines(tmp_path / "forget.jsonl", text)
+    train = lines(tmp_path / "train.jsonl", text)
+    train.write_text(train.read_text() + request_files[1].read_text())
+    for name in ("llmeraser", "retrain-adapter"):
+        settings = {"train": str(train)} | ({"factors": [300]} if name == "llmeraser" else {"steps": 1})
+        options = {"method": name, "settings": settings, "chunk_tokens": 8, "evaluate_models": False}
+        results = unlearn(folder, forget, out=tmp_path / name, **options)
+        assert results["request"]["forget"] > 1  # chunks, each of them found in the training file
+
+
 def test_a_request_over_two_fifths_is_warned_of(adapter, small_request) -> None:
     few = Request(small_request.forget, small_request.retain[:5])
     history = method("llmeraser", {"factors": [300]})(adapter, few, context(adapter))

@@ -20,12 +20,15 @@ class Edited:
     kept: tuple[Example, ...]
 
     @classmethod
-    def of(cls, request: Request, encoder: Encoder, train: Path | str | None = None) -> "Edited":
+    def of(
+        cls, request: Request, encoder: Encoder, train: Path | str | None = None, chunk_tokens: int | None = None
+    ) -> "Edited":
         """Forget and retain set together are the fine-tuning set, or `train` is: a file that holds every forget example.
 
         An instance that stands there several times is edited each time. Running text in `train` is cut into chunks of
-        `max_length` tokens. Raises RequestError if there is neither a retain set nor `train`, if an example to forget is
-        not in `train` (the nearest one is shown), or if nothing would be left.
+        `chunk_tokens` tokens (default: `max_length`), as the request's is. Raises RequestError if there is neither a
+        retain set nor `train`, if an example to forget is not in `train` (the nearest one is shown), or if nothing
+        would be left.
         """
         if train is None:
             if not request.retain:
@@ -35,7 +38,7 @@ class Edited:
                 )
             return cls(request.forget, tuple(example.after for example in request.forget), request.retain)
         wanted = {example.key: example for example in request.forget}
-        whole = chunks(read_examples(train), encoder)
+        whole = chunks(read_examples(train), encoder, chunk_tokens)
         _all_known(request.forget, whole, Path(train))
         before = tuple(example for example in whole if example.key in wanted)
         after = tuple(wanted[example.key].after for example in before)

@@ -121,7 +121,8 @@ def _save(folder: Path, identity: str, meter: Meter, state: State, curve: Sequen
         temporary.mkdir()
         save_file(state, temporary / TENSORS)
         counts = {"examples": meter.examples, "products": meter.products}
-        summary = {"identity": identity, **counts, "curve": [astuple(point) for point in curve]}
+        devices = {name: str(tensor.device) for name, tensor in state.items()}
+        summary = {"identity": identity, **counts, "curve": [astuple(point) for point in curve], "devices": devices}
         (temporary / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
 
 
@@ -136,4 +137,5 @@ def _restore(folder: Path, identity: str, meter: Meter) -> tuple[State, list[Poi
     curve = [Point(*values) for values in summary["curve"]]
     meter.examples, meter.products = summary["examples"], summary["products"]
     meter.begun = time.perf_counter() - curve[-1].seconds
-    return load_file(folder / TENSORS), curve
+    state = {name: tensor.to(summary["devices"][name]) for name, tensor in load_file(folder / TENSORS).items()}
+    return state, curve

@@ -13,12 +13,16 @@ from expunge.training.loop import Progress
 
 @dataclass(frozen=True)
 class Context:
-    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to tell."""
+    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to tell.
+
+    chunk_tokens: how long the pieces of a longer running text are, where a method reads a file; default: `max_length`.
+    """
 
     encoder: Encoder
     checkpoint: Path | None = None
     resume: bool = False
     progress: Progress | None = None
+    chunk_tokens: int | None = None
 
 
 class Method(Protocol):

@@ -87,7 +87,7 @@ class LLMEraser:
 
     def edited(self, request: Request, context: Context) -> Edited:
         """The fine-tuning set, and what the request does to it."""
-        return Edited.of(request, context.encoder, self.train)
+        return Edited.of(request, context.encoder, self.train, context.chunk_tokens)
 
     def system(self, loaded: Loaded, edited: Edited, context: Context) -> tuple[Curvature, Tensor, Curvature]:
         """H over all n instances as they were, b [p], and H over the edited ones.

@@ -57,7 +57,7 @@ class RetrainAdapter:
 
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
         """Train the adapter of `loaded.model` anew, in place."""
-        edited = Edited.of(request, context.encoder, self.train)
+        edited = Edited.of(request, context.encoder, self.train, context.chunk_tokens)
         restart(loaded, self.seed, "RetrainAdapter")
         history = self.recipe(
             loaded,

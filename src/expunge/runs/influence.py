@@ -70,7 +70,7 @@ def influence(
     listener.stage("loading")
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     learned_adapter(loaded, "Influence")
-    context = Context(loaded.encoder(max_length), progress=listener.step)
+    context = Context(loaded.encoder(max_length), progress=listener.step, chunk_tokens=chunk_tokens)
     asked = chunks(asked, context.encoder, chunk_tokens)
     probed = eraser.over(loaded, context.encoder.examples(asked))
     found: dict[str, Any] = {

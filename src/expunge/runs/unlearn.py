@@ -100,7 +100,8 @@ def unlearn(
         loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
     clock.lap("evaluate")
 
-    context = Context(loaded.encoder(max_length), checkpoint_of(out, resume=resume), resume, listener.step)
+    checkpoint = checkpoint_of(out, resume=resume)
+    context = Context(loaded.encoder(max_length), checkpoint, resume, listener.step, chunk_tokens)
     history = _forget(chosen, loaded, request, context, listener)
     seconds = clock.lap("unlearn")
     board.add("unlearned", loaded)
