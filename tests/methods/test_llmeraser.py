@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 from expunge import config, patch
 from expunge.data import Encoded, Encoder
 from expunge.errors import DivergedError, RequestError
-from expunge.methods import Context, method
+from expunge.gradients.damped import lowest
+from expunge.gradients.iterate import Point
+from expunge.gradients.solve import Solution, better_than_nothing
+from expunge.methods import Context, llmeraser, method
 from expunge.methods.descent import mean_nll
 from expunge.models import Loaded, load, new_adapter
 from expunge.models.checkpoint import save_model
@@ -56,6 +59,10 @@ def update(folder: Path, request: Request, **settings) -> torch.Tensor:
     before = theta(loaded)
     method("llmeraser", {**FIXED, **settings})(loaded, request, context(loaded))
     return theta(loaded) - before
+
+
+def unsolved() -> Solution:
+    return Solution(torch.zeros(1), 1.0, (Point(50.0, 1.0, 1.5),), 9, negative_curvature=False, stopped="passes")
 
 
 def mixed(request: Request) -> Request:
@@ -171,20 +178,46 @@ def test_a_solve_that_does_not_converge_changes_nothing(folder, small_request, t
 
 def test_a_failure_in_a_later_round_gives_the_weights_back(adapter, small_request, monkeypatch) -> None:
     before, calls = theta(adapter), []
-    kind = type(method("llmeraser"))
-    best = kind.best
 
-    def failing(self, tried):
+    def failing(tried, *limits):
         calls.append(tried)
         if len(calls) == 2:
             assert not torch.equal(theta(adapter), before)
-            raise DivergedError("as if")
-        return best(self, tried)
+            raise MemoryError("as if")
+        return lowest(tried, *limits)
 
-    monkeypatch.setattr(kind, "best", failing)
-    with pytest.raises(DivergedError, match="as if"):
+    monkeypatch.setattr(llmeraser, "lowest", failing)
+    with pytest.raises(MemoryError, match="as if"):
         method("llmeraser", {"rounds": 2, "factors": [100]})(adapter, small_request, context(adapter))
     assert torch.equal(theta(adapter), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"damping": 10.0, "curvature": "hessian", "rounds": 2}, "relative residual"),  # a later solve finds nothing
+        ({"damping": 0.02, "rounds": 30}, "No λ tried lowers the loss"),
+    ],
+)
+def test_a_later_round_that_would_not_help_is_left_out(folder, small_request, monkeypatch, settings, why) -> None:
+    """What the rounds before it did stands, bit for bit."""
+    if why == "relative residual":
+        solve, calls = llmeraser.solved, []
+
+        def failing(*parts, **more):
+            calls.append(parts)
+            return solve(*parts, **more) if len(calls) < 2 else better_than_nothing(unsolved())
+
+        monkeypatch.setattr(llmeraser, "solved", failing)
+    loaded = load(folder)
+    history = method("llmeraser", {**FIXED, **settings})(loaded, small_request, context(loaded))
+    done = len(history.found["solve"]["rounds"])
+    assert 1 <= done < settings["rounds"]
+    assert any(f"round {done + 1} of the solve was left out" in note and why in note for note in history.notes)
+    monkeypatch.undo()
+    fewer = load(folder)
+    method("llmeraser", {**FIXED, **settings, "rounds": done})(fewer, small_request, context(fewer))
+    assert torch.equal(theta(loaded), theta(fewer))
 
 
 def test_rounds_lower_the_loss_on_the_edited_set(folder, small_request) -> None:

@@ -1,9 +1,10 @@
 """(H + λI)Δ = b for each of several λ by the solver of one's choice, and the move to θ + Δ and back."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -82,6 +83,25 @@ def _closed_form(curvature: Curvature, b: Tensor, damping: float | Tensor, indic
     part, sizes = subset(curvature, indices), curvature.sizes
     dampings = torch.as_tensor(damping, device=b.device, dtype=b.dtype).expand(len(sizes))
     return datainf(part, b, DataInf(part.example_gradients, sizes, dampings))
+
+
+def lowest(tried: Sequence[dict[str, Any]], trusted: float, highest: float = math.inf) -> dict[str, Any]:
+    """Of candidates for λ (`factor`, `loss`, `ratio`) the one with the lowest loss, of equals that with the larger factor.
+
+    Raises DivergedError if none has a finite loss and a ratio ‖Δ‖/‖θ‖ of at most `trusted`, or none a loss of at most
+    `highest`.
+    """
+    inside = [row for row in tried if row["ratio"] <= trusted and row["loss"] < math.inf]
+    if not inside:
+        nearest = min(row["ratio"] for row in tried)
+        raise DivergedError(
+            f"Each λ tried would move the adapter by {nearest:.3g} times its own norm or more, and max_ratio is "
+            f"{trusted:g}. Nothing was changed. Try larger factors, or retrain: --method retrain-adapter."
+        )
+    found = min(inside, key=lambda row: (row["loss"], -row["factor"]))
+    if found["loss"] > highest:
+        raise DivergedError(f"No λ tried lowers the loss on the edited fine-tuning set, {highest:.4f} nats a token.")
+    return found
 
 
 @contextmanager

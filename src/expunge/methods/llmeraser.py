@@ -13,7 +13,7 @@ from expunge.data import Encoded, Encodings
 from expunge.data.edited import Edited
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import FACTORS, Curvature, Solution
-from expunge.gradients.damped import Solver, losses, move, moved, solved, undone_on_failure, unit
+from expunge.gradients.damped import Solver, losses, lowest, move, moved, solved, undone_on_failure, unit
 from expunge.methods import solve_record as record
 from expunge.methods.contract import Context
 from expunge.models import Loaded
@@ -36,7 +36,8 @@ class LLMEraser:
     loss on the edited fine-tuning set is taken, among those with ‖Δ‖ ≤ max_ratio · ‖Θ̂‖, since a linear model holds near
     Θ̂ only (on a toy the loss had trebled at .65). damping: λ itself instead, whatever ‖Δ‖.
     rounds: 1 is the paper; each further one solves again at the new Θ with the edited set's H and b = −(its gradient),
-    a Newton step towards the retrained adapter. An early-stopped adapter is thereby trained on, too.
+    a Newton step towards the retrained adapter, while such a step is found and lowers the edited loss. An early-stopped
+    adapter is thereby trained on, too.
     train: file the adapter was fine-tuned on; each forget example must be in it, and its rest is what stays.
     subset: examples that H and the edited loss are taken over, drawn once by the seed; none: all. "sgd" draws its
     mini-batches from all.
@@ -78,9 +79,15 @@ class LLMEraser:
                 if number:
                     operator, b = now, -now.gradient()
                 budget = record.budget(self, context, number, operator)
-                found, each = self.candidates(operator, b, budget)
-                tried = self.tried(now, found, origin.norm().item())
-                best = self.best(tried)
+                try:
+                    found, each = self.candidates(operator, b, budget)
+                    tried = self.tried(now, found, origin.norm().item())
+                    best = lowest(tried, self.trusted, record.loss(history) if number else float("inf"))
+                except DivergedError as error:
+                    if not number:
+                        raise
+                    record.left_out(history, number, error)
+                    break
                 move(operator, found[best["factor"]].delta)
                 record.add(history, found[best["factor"]], tried, best, b, each)
         return record.ended(history, operator.flat(operator.params) - origin)
@@ -126,23 +133,15 @@ class LLMEraser:
         for factor, solution in found.items():
             with moved(now, solution.delta):
                 loss = losses(now, drawn).mean().item()
-            ratio = solution.delta.norm().item() / length
             damping = torch.as_tensor(solution.damping).double().mean().item()
-            row = {"factor": factor, "damping": damping, "loss": loss, "ratio": ratio}
-            rows.append(row | {"residual": solution.residual})
+            own = {"ratio": solution.delta.norm().item() / length, "residual": solution.residual}
+            rows.append({"factor": factor, "damping": damping, "loss": loss} | own)
         return rows
 
-    def best(self, tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The candidate with the lowest loss within the trust region; of equal ones that with the larger λ."""
-        limit = self.max_ratio if self.damping is None else float("inf")
-        inside = [row for row in tried if row["ratio"] <= limit and row["loss"] < float("inf")]
-        if not inside:
-            nearest = min(row["ratio"] for row in tried)
-            raise DivergedError(
-                f"Each λ tried would move the adapter by {nearest:.3g} times its own norm or more, and max_ratio is "
-                f"{self.max_ratio:g}. Nothing was changed. Try larger factors, or retrain: --method retrain-adapter."
-            )
-        return min(inside, key=lambda row: (row["loss"], -row["factor"]))
+    @property
+    def trusted(self) -> float:
+        """The largest ‖Δ‖/‖Θ̂‖ a candidate may have."""
+        return self.max_ratio if self.damping is None else float("inf")
 
     def drawn(self, count: int) -> list[int]:
         """The examples that H and the edited loss are taken over."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.data.edited import Edited
+from expunge.errors import DivergedError
 from expunge.gradients import Budget, Curvature, Point, Solution
 from expunge.gradients.damped import losses
 from expunge.methods.contract import Context
@@ -109,6 +110,17 @@ def add(
     if len(edges) > 1 and best["factor"] in (min(edges), max(edges)):
         side = "smallest" if best["factor"] == min(edges) else "largest"
         history.notes.append(f"round {number + 1}: the {side} factor of λ tried, {best['factor']:g}, was the best")
+
+
+def left_out(history: History, number: int, error: DivergedError) -> None:
+    """A round after the first was refused: what came before it stands."""
+    why = str(error).split(". ")[0].rstrip(".")
+    history.notes.append(f"round {number + 1} of the solve was left out, the {number} before it stand: {why}")
+
+
+def loss(history: History) -> float:
+    """The edited set's loss after the last round."""
+    return history.found["solve"]["rounds"][-1]["loss"]
 
 
 def ended(history: History, delta: Tensor) -> History:

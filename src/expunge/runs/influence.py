@@ -13,7 +13,7 @@ from expunge.data.corpus import chunks
 from expunge.errors import ConfigurationError
 from expunge.files import refuse_existing, write_json
 from expunge.gradients import Budget, Curvature
-from expunge.gradients.damped import losses, moved, solved, unit
+from expunge.gradients.damped import losses, lowest, moved, solved, unit
 from expunge.methods import Context
 from expunge.methods.llmeraser import LLMEraser
 from expunge.models import load
@@ -117,7 +117,7 @@ def _update(
         return b, {**size, "damping": None, "ratio": 0.0, "residual": 0.0, "candidates": []}
     solutions, _ = eraser.candidates(operator, b, _budget(eraser))
     tried = eraser.tried(now, solutions, operator.flat(operator.params).norm().item())
-    best = eraser.best(tried)
+    best = lowest(tried, eraser.trusted)
     listener.note(f"λ = {best['damping']:.3g}; ‖Δ‖/‖Θ‖ = {best['ratio']:.3g}; relative residual {best['residual']:.2g}")
     return solutions[best["factor"]].delta, {**size, **best, "candidates": tried}
 
