@@ -3,21 +3,20 @@
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from expunge import config
-from expunge.config import Count, NonNegative, Positive
 from expunge.data.edited import Edited
 from expunge.methods.contract import Context
 from expunge.models import Loaded
 from expunge.models.adapters import restart
 from expunge.request import Request
 from expunge.training import Finetuning, History
-from expunge.training.rates import RATES, Linear, Rate
+from expunge.training.finetuning import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainAdapter:
+class RetrainAdapter(Recipe):
     """Θ = train(Θ_0, kept and corrected data): the gold standard that LLMEraser (arXiv 2412.00383) comes near to.
 
     Θ_0 is where a new adapter of the same configuration and `seed` begins, so that with the seed and the recipe the adapter
@@ -31,24 +30,7 @@ class RetrainAdapter:
     fine-tuning set.
     """
 
-    PARTS: ClassVar[dict[str, dict[str, type]]] = {"rate": RATES}
-
     train: str | None = None
-    rate: Rate = Linear()
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Positive = 1e-5
-    epochs: Positive = 5.0
-    steps: Count | None = None
-    batch_size: Count = 16
-    accumulation: Count = 1
-    weight_decay: NonNegative = 0.01
-    max_grad_norm: Positive | None = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        config.check(self)
 
     @property
     def recipe(self) -> Finetuning:

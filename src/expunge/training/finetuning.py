@@ -18,9 +18,9 @@ from expunge.training.sides import Side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetuning:
-    """Minimise the mean NLL of the responses. Defaults follow TOFU (arXiv 2401.06121, §3.2): AdamW, lr 1e-5 with linear
-    decay, weight decay .01, 5 epochs; batch 16 is ours (theirs: 32)."""
+class Recipe:
+    """Settings of a training. Defaults follow TOFU (arXiv 2401.06121, §3.2): AdamW, lr 1e-5 with linear decay, weight decay
+    .01, 5 epochs; batch 16 is ours (theirs: 32)."""
 
     PARTS: ClassVar[dict[str, dict[str, type]]] = {"rate": RATES}
 
@@ -39,6 +39,11 @@ class Finetuning:
 
     def __post_init__(self) -> None:
         config.check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning(Recipe):
+    """Minimise the mean NLL of the responses."""
 
     def __call__(
         self,
