@@ -11,7 +11,7 @@ from expunge.gradients.hvp import Operator
 from expunge.gradients.iterate import ADVICE, Budget, Meter, Point, State, iterate
 from expunge.gradients.solve import NEGATIVE, Indices, Solution, cg, dot, identity, norm
 
-FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)  # candidates for λ, in mean eigenvalues
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5)  # for λ, in mean eigenvalues
 BASIS_BYTES = 2 * 1024**3  # what a basis may take: 100 vectors of an adapter of 5 M parameters
 FEW = 10  # a basis of fewer vectors would not do
 
