@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
 
 from expunge.errors import ModelError
 from expunge.models import load, new_adapter
+from expunge.models.checkpoint import save_model
 from tests.conftest import build_model
 
 
@@ -57,3 +59,10 @@ def test_a_new_adapter_changes_nothing_yet(tiny_folder) -> None:
     ids = torch.tensor([[5, 6, 7]])
     plain = load(tiny_folder).model(ids).logits
     torch.testing.assert_close(new_adapter(load(tiny_folder), 2).model(ids).logits, plain, rtol=0, atol=0)
+
+
+def test_an_adapter_is_made_and_loaded_without_a_warning(tiny_folder, tmp_path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_model(new_adapter(load(tiny_folder), 2), tmp_path / "adapter")
+        load(tmp_path / "adapter")

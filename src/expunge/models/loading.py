@@ -3,6 +3,9 @@
 import difflib
 import json
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +149,8 @@ def new_adapter(
         base_model_name_or_path=str(loaded.folder.resolve()) if loaded.folder.is_dir() else str(loaded.folder),
     )
     try:
-        model = get_peft_model(loaded.model, config)
+        with _without_noise():
+            model = get_peft_model(loaded.model, config)
     except ValueError as error:
         raise ModelError(f"No LoRA adapter could be added to {loaded.folder}: {error}") from error
     model.eval()
@@ -209,9 +213,18 @@ def _load_adapter(folder: Path, dtype: Dtype, trust: bool) -> tuple[nn.Module, P
         raise ModelError(f"{folder} holds {ADAPTER_CONFIG} but no adapter_model.safetensors.")
     base = resolve(adapter_base(folder))
     model = _load_model(base, dtype, trust)
-    model = PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
+    with _without_noise():
+        model = PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     return model, _load_tokenizer(folder if has_tokenizer else base, trust)
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """PEFT asks transformers for a property by its old name: nothing a person could do about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def _first_line(error: Exception) -> str:
