@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from expunge import config, patch
+from expunge import patch
 from expunge.data import Encoded, Encoder
 from expunge.errors import DivergedError, RequestError
 from expunge.gradients.damped import lowest
@@ -16,33 +16,14 @@ from expunge.gradients.iterate import Point
 from expunge.gradients.solve import Solution, better_than_nothing
 from expunge.methods import Context, llmeraser, method
 from expunge.methods.descent import mean_nll
-from expunge.models import Loaded, load, new_adapter
+from expunge.models import Loaded, load
 from expunge.models.checkpoint import save_model
 from expunge.request import Request
 from expunge.runs import unlearn
-from expunge.training import Finetuning
 from tests.oracles import slow
 from tests.oracles.curvature import dense_gauss_newton, dense_hessian
 
 FIXED = {"damping": 0.05, "tolerance": 1e-6, "subset": None}
-RECIPE = {"lr": 2e-2, "steps": 30, "batch_size": 5}
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_folder, request_files, tmp_path_factory) -> Path:
-    """A LoRA adapter (r 1 on q and v: p = 224) that has learned the forget and the retain set somewhat."""
-    request = Request.read(*request_files)
-    loaded = new_adapter(load(tiny_folder), 1, targets=("q_proj", "v_proj"))
-    examples = (*request.forget, *request.retain)
-    config.build(Finetuning, RECIPE)(loaded, examples, Encoder(loaded.tokenizer))
-    out = tmp_path_factory.mktemp("llmeraser") / "adapter"
-    save_model(loaded, out)
-    return out
-
-
-@pytest.fixture
-def adapter(folder) -> Loaded:
-    return load(folder)
 
 
 def context(loaded: Loaded) -> Context:
@@ -365,34 +346,6 @@ def test_the_path_that_adds_up_is_told(folder, small_request, tmp_path) -> None:
     history = method("llmeraser", {"factors": [3]})(moved, small_request, context(moved))
     assert history.found["solve"]["moved"] > 0.5
     assert any("0.48 of it in earlier requests" in note and "retrain-adapter" in note for note in history.notes)
-
-
-def test_retraining_begins_and_ends_where_training_on_what_stays_does(
-    tiny_folder, folder, small_request, tmp_path
-) -> None:
-    corrected = replace(small_request.forget[0], new_response="In Selm.")
-    request = Request((corrected, small_request.forget[1]), (*small_request.forget[2:], *small_request.retain))
-    fresh = new_adapter(load(tiny_folder), 1, targets=("q_proj", "v_proj"))
-    examples = (corrected.after, *request.retain)
-    config.build(Finetuning, RECIPE)(fresh, examples, Encoder(fresh.tokenizer))
-    results = []
-    for _ in range(2):
-        loaded = load(folder)
-        history = method("retrain-adapter", RECIPE)(loaded, request, context(loaded))
-        results.append(theta(loaded))
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], theta(fresh))
-    assert history.steps == 30
-    assert not history.notes
-
-
-def test_another_recipe_than_the_adapters_own_is_noted(folder, small_request, tmp_path) -> None:
-    save_model(load(folder), tmp_path / "model")
-    recipe = json.loads(json.dumps(config.to_dict(config.build(Finetuning, RECIPE))))
-    (tmp_path / "run.json").write_text(json.dumps({"configuration": {"finetuning": recipe}}))
-    loaded = load(tmp_path / "model")
-    history = method("retrainadapter", {**RECIPE, "lr": 1e-3})(loaded, small_request, context(loaded))
-    assert history.notes == ["the adapter was trained by another recipe: lr 0.02, now 0.001"]
 
 
 def test_a_solve_goes_on_from_its_checkpoint(folder, small_request, tmp_path) -> None:

@@ -65,4 +65,4 @@ def test_an_adapter_is_made_and_loaded_without_a_warning(tiny_folder, tmp_path) 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_model(new_adapter(load(tiny_folder), 2), tmp_path / "adapter")
-        load(tmp_path / "adapter")
+        assert load(tmp_path / "adapter").is_adapter
