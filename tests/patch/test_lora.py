@@ -62,7 +62,9 @@ def test_apply_unmerged_merged_and_revert(tiny_folder: Path, tmp_path: Path, var
         expected = loaded.model(TOKENS).logits
         assert torch.equal(load(unmerged).model(TOKENS).logits, expected)
         merged = apply(patch, tiny_folder, tmp_path / "merged", merge=True)
-        torch.testing.assert_close(load(merged).model(TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            load(merged).model(TOKENS).logits, expected, rtol=1e-4, atol=5e-5
+        )  # fp32: B·A is summed first
     theirs = peft_merged(loaded).state_dict()
     for name, tensor in load_file(merged / WEIGHTS).items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-6)
