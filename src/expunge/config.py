@@ -17,10 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from expunge.errors import ConfigurationError
+from expunge.reading import read_text
+from expunge.settings_file import LIMIT, parse_yaml
 
 T = TypeVar("T")
 Table = Mapping[str, type]
@@ -49,6 +50,8 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     given: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
+        if not isinstance(key, str):
+            raise ConfigurationError(f"{cls.__name__}: {key!r} is no name of a setting. {_nearest('', names)}")
         field, _, inner = key.replace("-", "_").partition(".")
         if field not in names and not inner:
             field, inner = _owner(cls, field), field
@@ -102,15 +105,7 @@ def to_dict(instance: Any) -> dict[str, Any]:
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigurationError with file and line."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such file.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigurationError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    values = parse_yaml(read_text(path, ConfigurationError, limit=LIMIT), str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -131,9 +126,9 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
 
 def _scalar(text: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        value = parse_yaml(text, "--set")
+    except ConfigurationError:
+        return text  # not YAML: a plain text
     try:
         return float(value) if isinstance(value, str) else value  # YAML reads 1e-4 as text
     except ValueError:

@@ -41,10 +41,13 @@ def reason(problem: BaseException) -> str:
     return next((line for line in lines if line), type(problem).__name__).rstrip(".")
 
 
-def read_bytes(file: Path | str, error: type[ExpungeError], *, limit: int | None = None) -> bytes:
+def read_bytes(
+    file: Path | str, error: type[ExpungeError], *, limit: int | None = None, first: int | None = None
+) -> bytes:
     """The bytes of a regular file; a pipe, a socket or a device is refused without waiting on it.
 
-    limit: the most bytes to accept. Raises `error` if the file is missing, not regular, unreadable or larger.
+    limit: the most bytes to accept. first: how many to read from the beginning (None: all). Raises `error` if the file
+    is missing, not regular, unreadable or larger.
     """
     file = Path(file)
     try:
@@ -57,7 +60,7 @@ def read_bytes(file: Path | str, error: type[ExpungeError], *, limit: int | None
                 raise error(f"{file} is not a regular file. Give a file that can be read from beginning to end.")
             if limit is not None and found.st_size > limit:
                 raise error(f"{file} has {found.st_size} bytes; at most {limit} are expected here.")
-            return handle.read()
+            return handle.read(-1 if first is None else first)
     except FileNotFoundError:
         raise error(f"{file}: no such file.") from None
     except IsADirectoryError:
@@ -66,6 +69,8 @@ def read_bytes(file: Path | str, error: type[ExpungeError], *, limit: int | None
         if problem.errno in (errno.EISDIR, errno.ENXIO):
             raise error(f"{file} is not a regular file.") from None
         raise error(f"{file} could not be read: {problem.strerror or problem}.") from None
+    except ValueError as problem:  # a path with a zero byte
+        raise error(f"{str(file)!r} is no path: {problem}.") from None
 
 
 def read_text(file: Path | str, error: type[ExpungeError], *, limit: int | None = None) -> str:
@@ -96,7 +101,8 @@ def parse_json(text: str, file: Path | str, error: type[ExpungeError]) -> Any:
 
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999 is read as infinity
+        _check_bounds(value)
     except json.JSONDecodeError as problem:
         raise error(f"{file}:{problem.lineno}: not valid JSON: {problem.msg} at column {problem.colno}.") from None
     except UnicodeEncodeError:
@@ -110,6 +116,27 @@ def parse_json(text: str, file: Path | str, error: type[ExpungeError]) -> Any:
     return value
 
 
+DEPTH = 100  # levels of lists and objects in each other; more would overflow the stack of what works on them
+LARGEST = 2**1023  # about 9e307; a larger whole number does not fit a float
+
+
+def _check_bounds(value: Any) -> None:
+    """Raises RecursionError if a decoded value is nested too deeply, ValueError if it holds too large a number."""
+    level = [value]
+    for _ in range(DEPTH):
+        if any(isinstance(item, int) and not -LARGEST < item < LARGEST for item in level):
+            raise ValueError("a whole number has more than 307 digits")
+        level = [
+            item
+            for container in level
+            if isinstance(container, dict | list)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+        if not level:
+            return
+    raise RecursionError
+
+
 def read_json(file: Path | str, error: type[ExpungeError], *, limit: int | None = None) -> Any:
     """The value of a JSON file (see `parse_json`). Raises `error` for everything that is wrong with it."""
     return parse_json(read_text(file, error, limit=limit), file, error)
@@ -121,3 +148,15 @@ def read_object(file: Path | str, error: type[ExpungeError], *, limit: int | Non
     if not isinstance(value, dict):
         raise error(f"{file}: expected a JSON object, found a {type(value).__name__}.")
     return value
+
+
+def refuse_links(folder: Path, error: type[ExpungeError]) -> None:
+    """Raise `error` if a file of `folder` is a link to something outside of it, which must not be read or copied.
+
+    The hub's cache, whose snapshots link to the files in `blobs` beside them, is an exception.
+    """
+    home = folder.resolve()
+    allowed = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(part) for part in allowed):
+            raise error(f"{file} is a link to {file.resolve()}, outside of its folder. Put the file itself there.")

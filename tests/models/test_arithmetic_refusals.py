@@ -107,7 +107,7 @@ def test_other_refusals(models: tuple[Path, Path, Path], tmp_path: Path) -> None
     shard.write_bytes(content[:-8])
     refused(f"{shard.name} is damaged", plus=copy)
     shard.unlink()
-    refused(f"{shard.name} does not exist", plus=copy)
+    refused(f"{shard.name}: no such file", plus=copy)
     refused("does not exist|no such folder", plus=tmp_path / "nothing")
     refused("less than a rounding step", scale=1e-12)
     refused("scale must be", ConfigurationError, scale=-1e39)

@@ -123,26 +123,26 @@ def test_index_and_shards_must_agree(sharded: Path) -> None:
     with pytest.raises(ModelError, match=f"{first} holds .*which .*index.json places nowhere"):
         checkpoint.stored(sharded)
     put({**index["weight_map"], name: "../elsewhere.safetensors"})
-    with pytest.raises(ModelError, match="must lie in the folder itself"):
+    with pytest.raises(ModelError, match="in the folder itself"):
         checkpoint.stored(sharded)
     put("none")
     with pytest.raises(ModelError, match=r"index\.json is damaged"):
         checkpoint.stored(sharded)
     put(index["weight_map"])
     (sharded / first).unlink()
-    with pytest.raises(ModelError, match=f"{first} does not exist"):
+    with pytest.raises(ModelError, match=f"{first}: no such file"):
         checkpoint.stored(sharded)
 
 
 def test_missing_and_damaged_weights(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a folder on this machine"):
         checkpoint.stored(tmp_path / "nowhere")
-    with pytest.raises(ModelError, match=r"model\.safetensors does not exist"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: no such file"):
         checkpoint.stored(tmp_path)
     whole = (tiny_folder / "model.safetensors").read_bytes()
     for part in (whole[:-1], whole[:100], b"", b"\x80\x04pickle", whole[:8] + b"[" + whole[9:]):
         (tmp_path / "model.safetensors").write_bytes(part)
-        with pytest.raises(ModelError, match="damaged or is no safetensors"):
+        with pytest.raises(ModelError, match="is damaged"):
             checkpoint.stored(tmp_path)
 
 

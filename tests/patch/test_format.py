@@ -141,11 +141,11 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     base = folder(tmp_path / "base", {"a": torch.ones(50)})
     create(base, folder(tmp_path / "patched", {"a": torch.zeros(50)}), tmp_path / "p")
     whole = (tmp_path / "p").read_bytes()
-    with pytest.raises(PatchError, match="does not exist"):
+    with pytest.raises(PatchError, match="no such file"):
         Patch.open(tmp_path / "nowhere")
     for part in (whole[:-1], whole[:50], b"", b"{}"):
         (tmp_path / "part").write_bytes(part)
-        with pytest.raises(PatchError, match="damaged or is no safetensors file"):
+        with pytest.raises(PatchError, match="is damaged"):
             Patch.open(tmp_path / "part")
     with pytest.raises(PatchError, match="not a patch"):
         Patch.open(base / "model.safetensors")

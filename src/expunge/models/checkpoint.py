@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from expunge.errors import ExpungeError, ModelError, OutputError
+from expunge.models.header import read_header
 from expunge.models.loading import ADAPTER_CONFIG, Loaded, is_adapter_folder, save_tokenizer
+from expunge.reading import read_object, refuse_links
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -73,22 +75,8 @@ class Stored:
 
 def read_file(file: Path, error: type[ExpungeError] = ModelError) -> tuple[dict[str, str], dict[str, Stored]]:
     """The metadata and the tensors of one safetensors file. Raises `error` if it is missing or damaged."""
-    if not file.is_file():
-        raise error(f"{file} does not exist or is not a file.")
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError) as problem:
-        raise error(f"{file} is damaged or is no safetensors file ({problem}).") from problem
-    header = head(file)
-    begin = len(header)
-    found = {
-        name: Stored(file, item["dtype"], tuple(item["shape"]), begin + first, last - first)
-        for name, item in json.loads(header[8:]).items()
-        if name != "__metadata__"
-        for first, last in [item["data_offsets"]]
-    }
-    return metadata, found
+    metadata, entries = read_header(file, error)
+    return metadata, {name: Stored(file, **vars(entry)) for name, entry in entries.items()}
 
 
 def head(file: Path) -> bytes:
@@ -106,6 +94,7 @@ def stored(folder: Path) -> dict[str, Stored]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder} is not a folder on this machine. Give a model folder with safetensors weights.")
+    refuse_links(folder, ModelError)
     index = folder / INDEX
     if is_adapter_folder(folder):
         found = read_file(folder / ADAPTER_WEIGHTS)[1]
@@ -117,15 +106,14 @@ def stored(folder: Path) -> dict[str, Stored]:
 
 
 def _sharded(folder: Path, index: Path) -> dict[str, Stored]:
-    try:
-        listed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(listed.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged: it holds no weight_map ({error!r}).") from error
+    listed = read_object(index, ModelError).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(shard, str) for shard in listed.values()):
+        raise ModelError(f"{index} is damaged: its weight_map is no table of tensors and their files.")
+    shards = sorted(set(listed.values()))
     found: dict[str, Stored] = {}
     for shard in shards:
-        if Path(shard).name != shard:
-            raise ModelError(f"{index} names {shard!r}: a shard must lie in the folder itself.")
+        if Path(shard).name != shard or not shard.endswith(".safetensors") or not shard.isprintable():
+            raise ModelError(f"{index} names {shard!r}: a shard must be a .safetensors file in the folder itself.")
         held = read_file(folder / shard)[1]
         for name in held:
             if listed.get(name) != shard:
