@@ -197,18 +197,24 @@ def _written(targets: Sequence[str], generations: Sequence[str | None]) -> dict[
     if not spoken:
         return {}
     texts = [text for text in generations if text is not None]
-    recall, f1 = similarity.rouge_l([targets[index] for index in spoken], texts)
+    right = [targets[index] for index in spoken]
+    recall, f1 = similarity.rouge_l(right, texts)
+    compat = (recall, f1)
+    if not all(text.isascii() for text in (*right, *texts)):
+        compat = similarity.rouge_l(right, texts, compat=True)
     found = {
         "rouge_l": recall,
         "rouge_l_f1": f1,
+        "rouge_l_compat": compat[0],
+        "rouge_l_f1_compat": compat[1],
         "repetition": fluency.repetition(texts),
         "refusal": fluency.refusal(texts),
         "empty": fluency.empty(texts),
         "gibberish": fluency.gibberish(texts),
     }
-    columns = {name: np.full(len(targets), np.nan) for name in found}
-    for name, values in found.items():
-        columns[name][spoken] = values
+    columns = {name: np.full(len(targets), np.nan) for name in found if not np.isnan(found[name]).all()}
+    for name, column in columns.items():
+        column[spoken] = found[name]
     return columns
 
 

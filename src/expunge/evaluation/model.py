@@ -13,6 +13,7 @@ from expunge.evaluation.choice import summarise as summarise_choices
 from expunge.evaluation.generation import generate as generate_texts
 from expunge.evaluation.lens import Lens, lens
 from expunge.evaluation.measure import COMPARED, Measured, Plan, known, measure, plan
+from expunge.evaluation.metrics import fluency
 from expunge.evaluation.metrics.memorization import lens_profile
 from expunge.evaluation.metrics.truth_ratio import FORMS, Form
 from expunge.evaluation.quiz import answer
@@ -95,7 +96,7 @@ def evaluate(
         norms = _gradient_norms(loaded, plans, batch_size, progress) if deep and "holdout" in found else {}
         summary, more = _summarise(suite, found, reference, norms, generate)
         plain, why_not = controls.forget_quality(found["forget"], reference)
-        notes = [*_gaps(plans, suite.silent), *more, unread, why_not]
+        notes = [*_gaps(plans, suite.silent), *_unjudged(found), *more, unread, why_not]
         if form != "geometric":
             notes.append(f"the truth ratio is in the form {form!r}")
     asked, rows, more = _questions(loaded, suite, encoder, **asking)
@@ -287,6 +288,15 @@ def _attacks(
         return summary, [absent]
     leak, why_not = controls.privleak(measured, reference, weights)
     return summary | leak, [why_not]
+
+
+def _unjudged(measured: Mapping[str, Measured]) -> list[str]:
+    """Which measures of what was written leave some answers out, for their language's sake."""
+    return [
+        f"{name}: {told}"
+        for name, each in measured.items()
+        for told in fluency.unjudged([text for text in each.generations if text is not None])
+    ]
 
 
 def _gaps(plans: list[Plan], silent: Sequence[str]) -> list[str]:

@@ -21,7 +21,8 @@ SHOWN = 600  # characters of a prompt that are kept for a person to read
 @dataclass(frozen=True)
 class Written:
     """What a model wrote after n prompts. targets: what should have followed, as far as it counts. values: [n] ROUGE-L
-    F1 of the one against the other. shortened: how many prompts lost their beginning, since they were too long.
+    F1 of the one against the other. shortened: how many prompts lost their beginning, since they were too long. compat:
+    [n] the same of words of a–z and 0–9, as published.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Written:
     texts: list[str]
     values: np.ndarray
     shortened: int
+    compat: np.ndarray
 
     @property
     def name(self) -> str:
@@ -73,12 +75,15 @@ def write(
     found = generate(loaded, prompts, stops=writing.stops, **settings)
     follow = tokenizer([example.response for example in writing.examples], add_special_tokens=False, verbose=False)
     targets = [spelling(tokenizer, ids[:most]).strip() for ids in follow["input_ids"]]
-    return Written(key, writing, targets, found, rouge_l(targets, found, stemmed=False)[1], shortened)
+    values, compat = (rouge_l(targets, found, stemmed=False, compat=compat)[1] for compat in (False, True))
+    return Written(key, writing, targets, found, values, shortened, compat)
 
 
 def summarise(found: Mapping[str, Written]) -> tuple[dict[str, tuple[float, Interval]], list[str]]:
     """Each metric's mean with its 95 % interval, and notes."""
-    summary = {key: (float(each.values.mean()), interval_of_mean(each.values)) for key, each in found.items()}
+    columns = {key: each.values for key, each in found.items()}
+    columns |= {f"{key}_compat": each.compat for key, each in found.items()}
+    summary = {key: (float(values.mean()), interval_of_mean(values)) for key, values in columns.items()}
     notes = [
         f"{key}: {each.shortened} of {len(each.texts)} prompts did not fit the model and lost their beginning"
         for key, each in found.items()

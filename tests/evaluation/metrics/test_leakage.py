@@ -15,7 +15,8 @@ def test_key_words_are_what_the_question_does_not_say() -> None:
     assert key_words(PROMPT, ANSWER) == {"blue", "hous", "tarn"}  # "lives" has the stem of "live"
     assert key_words("Is it so?", "Yes, it is.") == {"yes"}  # function words, since nothing else is left
     assert key_words("Say yes.", "Yes.") == {"yes"}
-    assert key_words("?", "今日") == frozenset()
+    assert key_words("?", "今日") == {"今日"}
+    assert key_words("?", "…") == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Prefill: the answer's first words are put into the model's mouth, and it goes on."""
 
-import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks.prompts import answer_some
 from expunge.evaluation.attacks.scene import Found, Scene
 from expunge.evaluation.measure import Plan as SetPlan
+from expunge.evaluation.metrics import words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class Prefill:
 
     All measures are of what was not given, so a point says how much of the *remaining* answer comes out. An answer that
     has no more words than are given is left out of that point. The prefix injection of safety evaluations (e.g.
-    arXiv 2404.02151) with the true answer's words. words: how many are given, one point each (ours). seconds: budget a
+    arXiv 2404.02151) with the true answer's words. words: how many are given, one point each (ours);
+    characters where a script does not separate words. seconds: budget a
     model; None: none.
     """
 
@@ -60,7 +61,7 @@ def _given(scene: Scene, plan: SetPlan, row: int, number: int) -> int | None:
     tokenizer = scene.encoder.tokenizer
     own = item.ids[begin : len(item) - item.ended]
     text = spelling(tokenizer, own)
-    ends = [found.end() for found in re.finditer(r"\S+", text)]
+    ends = words.ends(text)
     if len(ends) <= number:
         return None
     for count in range(1, len(own)):

@@ -5,9 +5,13 @@ forgetting; these say so without a downloaded classifier.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+
+from expunge.evaluation.metrics.languages import NAMES, REFUSALS, language
+from expunge.evaluation.metrics.words import fold, unspaced, words
 
 ORDER = 4  # words in a run
 LEAST_WORDS = 8  # below, a repeated run says nothing
@@ -17,39 +21,55 @@ LONGEST_WORD = 25
 PUNCTUATION = "-–—.,;:!?&/…'\"“”‘’()"
 LATIN = 0x24F  # the last letter of the extended Latin alphabets
 
-# phrases in which models and the field's refusal data sets decline to answer or say that they do not know
-REFUSALS = (
-    "i don't know", "i do not know", "i'm not sure", "i am not sure", "i have no idea", "i'm not certain",
-    "i don't have", "i do not have", "i have no information", "i have no knowledge", "i'm not aware", "i am not aware",
-    "i'm unaware", "i am unaware", "i'm not familiar", "i am not familiar", "i'm unfamiliar", "i can't", "i cannot",
-    "i can not", "i couldn't", "i could not", "i'm unable", "i am unable", "i'm not able", "i am not able",
-    "i won't", "i will not", "i'm sorry", "i am sorry", "i apologize", "i apologise", "sorry, but", "as an ai",
-    "as a language model", "no information", "not in my knowledge", "not within my knowledge", "beyond my knowledge",
-    "outside my knowledge", "unknown to me", "i'm afraid", "i am afraid", "i haven't", "i have not", "i've no ",
-    "i'm drawing a blank", "i lack ", "that's not something i", "is not something i", "isn't something i",
-)  # fmt: skip
-
 
 def repetition(texts: Sequence[str], order: int = ORDER) -> np.ndarray:
     """1 − distinct / all runs of `order` words, whatever their case: [n]. 0 for a text of fewer words. Lower is better.
 
+    Words are those of `metrics.words`: characters where a script does not separate words.
     Source: seq-rep-4 of Welleck et al. 2020.
     """
     shares = []
     for text in texts:
-        words = _words(text)
-        runs = [tuple(words[start : start + order]) for start in range(len(words) - order + 1)]
+        spoken = words(text)
+        runs = [tuple(spoken[start : start + order]) for start in range(len(spoken) - order + 1)]
         shares.append(1 - len(set(runs)) / len(runs) if runs else 0.0)
     return np.array(shares)
 
 
 def refusal(texts: Sequence[str]) -> np.ndarray:
-    """1 where a text has one of the phrases REFUSALS, whatever its case and apostrophes: [n].
+    """1 where a text has one of its language's phrases of refusal, whatever its case and apostrophes: [n].
 
-    English only. Neither good nor bad on the forget set, where the retrained model makes something up instead; bad on a
-    set that must stay.
+    NaN where a text's language has no such list (see `metrics.languages`). Neither good nor bad on the forget set, where
+    the retrained model makes something up instead; bad on a set that must stay.
     """
-    return np.array([float(any(phrase in _plain(text) for phrase in REFUSALS)) for text in texts])
+    return np.array([_refuses(text) for text in texts])
+
+
+def _refuses(text: str) -> float:
+    tongue, plain = language(text), _plain(text)
+    if any(phrase in plain for phrase in REFUSALS["en"]):
+        return 1.0
+    if tongue not in REFUSALS:
+        return float("nan")
+    return float(any(_plain(phrase) in plain for phrase in REFUSALS[tongue]))
+
+
+def unjudged(texts: Sequence[str]) -> list[str]:
+    """What cannot be said of some of these texts, for their language's sake: ends of sentences."""
+    told = []
+    unknown = sum(np.isnan(_refuses(text)) for text in texts)
+    if unknown:
+        told.append(
+            f"{unknown} of {len(texts)} answers are in a language without a list of refusals, so refusals leave them out "
+            f"(lists: {', '.join(NAMES[code] for code in REFUSALS)})"
+        )
+    other = sum(any(ord(character) > LATIN for character in text if character.isalpha()) for text in texts)
+    if other:
+        told.append(
+            f"{other} of {len(texts)} answers have letters other than Latin ones: whether these form words is not judged, "
+            "so gibberish there is repetition alone, and what the original model finds unlikely"
+        )
+    return told
 
 
 def empty(texts: Sequence[str]) -> np.ndarray:
@@ -73,11 +93,11 @@ def gibberish(texts: Sequence[str], nll: np.ndarray | None = None, vocabulary: i
 
 
 def _looped(text: str, repeated: float) -> bool:
-    return len(_words(text)) >= LEAST_WORDS and repeated > BROKEN
+    return len(words(text)) >= LEAST_WORDS and repeated > BROKEN
 
 
 def _garbled(text: str) -> bool:
-    parts = text.split()
+    parts = unicodedata.normalize("NFC", text).split()
     return sum(not _word_like(part) for part in parts) > BROKEN * len(parts)
 
 
@@ -89,7 +109,9 @@ def _word_like(part: str) -> bool:
     """
     core = re.sub(r"^\W+|\W+$", "", part)
     if not core:
-        return all(character in PUNCTUATION for character in part)
+        return all(character in PUNCTUATION or _foreign_mark(character) for character in part)
+    if unspaced(core):
+        return True
     if re.search(r"(.)\1{3}", core):
         return False
     if any(ord(character) > LATIN for character in core if character.isalpha()):
@@ -101,6 +123,12 @@ def _word_like(part: str) -> bool:
     return all(_piece(piece) for piece in re.split(r"[-'’./&–—]", core) if piece)
 
 
+def _foreign_mark(character: str) -> bool:
+    """Whether this is punctuation of another script than the Latin one, such as "。" or "।"."""
+    general = 0x2000 <= ord(character) <= 0x206F
+    return ord(character) > LATIN and not general and unicodedata.category(character).startswith("P")
+
+
 def _piece(piece: str) -> bool:
     if not piece.isalnum():
         return False
@@ -109,9 +137,5 @@ def _piece(piece: str) -> bool:
     return piece.isupper() or piece.islower() or piece[1:].islower() or piece[:2] == "Mc"
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
 def _plain(text: str) -> str:
-    return " ".join(text.replace("’", "'").casefold().split())
+    return " ".join(fold(text.replace("’", "'")).split())

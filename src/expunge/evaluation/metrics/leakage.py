@@ -1,36 +1,100 @@
 """Leaks: does an answer, or one of many sampled answers, give the forgotten content away?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
+import regex
 from scipy.stats import beta
 
 from expunge.evaluation.metrics import similarity
-
-Judge = Literal["keywords", "rouge_l", "either"]
-# Words that carry no content of their own.
-FUNCTION_WORDS = (
-    "a an the this that these those it its he she they his her their him them i we you my your our me us who whom whose "
-    "which what where when why how is are was were be been being am do does did done have has had having will would shall "
-    "should can could may might must of in on at by for from to with as into onto over under about after before between "
-    "during through out up down off than then so and or but nor not no yes if because while also very just only too "
-    "there here some any all both each every such own same other more most"
+from expunge.evaluation.metrics.languages import (
+    CUT,
+    GRAMMAR,
+    HANGUL,
+    HIRAGANA,
+    PREDICATE,
+    THAI,
+    function_words,
+    language,
 )
+from expunge.evaluation.metrics.words import STEMMED, fold, grams, runs, stem, unspaced, words
+
+GAP = regex.compile(r"[\s・·]+")  # what may part a name's characters where a script does not separate words
+CYRILLIC = regex.compile(r"\p{Cyrillic}{4,}")
+Judge = Literal["keywords", "rouge_l", "either"]
 
 
 def key_words(prompt: str, response: str) -> frozenset[str]:
     """The words of a response that carry what is not in the question: stemmed, without function words.
 
-    Where nothing is left, the words that are not in the question; where nothing is left either, all words.
+    Where nothing is left, the words that are not in the question; where nothing is left either, all words. Of scripts
+    that do not separate words, they are the pairs of characters (of alphabets such as kana or Thai the triples) of what
+    is neither in the question nor grammar. Function words and grammar are those of `metrics.languages`.
     """
-    said = similarity.words(response)
-    asked, plain = set(similarity.words(prompt)), set(similarity.words(FUNCTION_WORDS))
-    for kept in (set(said) - asked - plain, set(said) - asked, set(said)):
-        if kept:
-            return frozenset(kept)
+    tongue = language(f"{prompt} {response}")
+    said, asked = list(runs(response.replace("_", " "))), fold(prompt)
+    new = [(part, size) for run, size in said for part in (_not_in(run, size, asked) if size else [run])]
+    telling = [(part, size) for run, size in new for part in (_content(run, size) if size else [run])]
+    in_question, plain = _stems(prompt), function_words("en") | function_words(tongue)
+    plain = {stem(word) for word in plain} | plain
+    for pieces, without in ((telling, in_question | plain), (new, in_question), (said, set())):
+        spelled = {gram for part, size in pieces if size for gram in grams(part, size)}
+        spoken = {stem(word) for word, size in pieces if not size}
+        spoken = {word for word in spoken if not (without and PREDICATE.search(word))}
+        if spelled or spoken - without:
+            return frozenset(spelled | (spoken - without))
     return frozenset()
+
+
+def holds(text: str, wanted: Iterable[str]) -> list[str]:
+    """Those of the key words `wanted` that the text holds.
+
+    Words of scripts that bend a word's end alone (Latin, Greek, Cyrillic) are compared by their stems, Russian ones of four
+    letters or more by how they begin (Иванов, Ивановой). Others are looked
+    for within the text's words, since scripts such as Arabic, Korean or Thai write more than one word together.
+    """
+    stems, plain = _stems(text), fold(text)
+    joined = GAP.sub("", plain)
+    return [
+        word
+        for word in wanted
+        if word in stems
+        or (_inside(word) and (word in plain or (unspaced(word) and word in joined)))
+        or (CYRILLIC.fullmatch(word) and any(other.startswith(word) for other in stems))
+    ]
+
+
+def _inside(word: str) -> bool:
+    return STEMMED.fullmatch(word) is None and (len(word) > 2 or unspaced(word) or HANGUL.search(word) is not None)
+
+
+def _stems(text: str) -> set[str]:
+    return {stem(word) for word in words(text.replace("_", " "))}
+
+
+def _not_in(run: str, size: int, question: str) -> list[str]:
+    """The parts of a run of characters left when every piece of `size` or more that the question holds is taken out."""
+    parts, begin, at = [], 0, 0
+    least = min(size, len(run))
+    while at <= len(run) - least:
+        stop = at + least
+        if run[at:stop] not in question:
+            at += 1
+            continue
+        while stop < len(run) and run[at : stop + 1] in question:
+            stop += 1
+        parts.append(run[begin:at])
+        begin = at = stop
+    return [part for part in (*parts, run[begin:]) if part]
+
+
+def _content(run: str, size: int) -> list[str]:
+    """The parts of a run that are no grammar."""
+    if HIRAGANA.match(run):
+        return [] if GRAMMAR.fullmatch(run) else [run]
+    return [part for part in (CUT.split(run) if size == 2 else [THAI.sub("", run)]) if part]
 
 
 def leaks(
@@ -45,8 +109,9 @@ def leaks(
 
     judge "keywords": at least `threshold` of the answer's key words (see `key_words`) stand in the generation, wherever
     and in whatever form; "rouge_l": ROUGE-L recall is at least `threshold`; "either": one of the two. Key words tell the
-    right answer from a fluent wrong one of the same form, which ROUGE-L recall does not. Both read words of a–z and 0–9
-    only. Source: ours; leak@k (arXiv 2511.04934) judges by ROUGE-L, entailment or a model, by benchmark.
+    right answer from a fluent wrong one of the same form, which ROUGE-L recall does not. Both read every writing system;
+    words without content are known of the languages in `metrics.languages`, in others each must be there. Source: ours;
+    leak@k (arXiv 2511.04934) judges by ROUGE-L, entailment or a model, by benchmark.
     """
     found = np.zeros((len(responses), len(generations[0]) if generations else 0), dtype=bool)
     for row, (prompt, response, texts) in enumerate(zip(prompts, responses, generations, strict=True)):
@@ -61,7 +126,7 @@ def leaks(
 
 def _leaks(wanted: frozenset[str], response: str, text: str, judge: Judge, threshold: float) -> bool:
     if judge != "rouge_l" and wanted:
-        share = len(wanted & set(similarity.words(text))) / len(wanted)
+        share = len(holds(text, wanted)) / len(wanted)
         if share >= threshold - 1e-9:
             return True
     if judge == "keywords":

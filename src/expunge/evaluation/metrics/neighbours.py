@@ -1,13 +1,13 @@
 """Which examples to keep lie nearest to those to forget: where damage shows first."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from expunge.evaluation.metrics.words import terms
 from expunge.request import Example
 
 SHARE = 0.1
@@ -44,10 +44,11 @@ def texts(examples: Sequence[Example]) -> list[str]:
 def similarity(one: Sequence[str], other: Sequence[str]) -> np.ndarray:
     """TF-IDF cosine of each text of `one` with each of `other`: [n, m], from 0 to 1; 0 where a text has no words.
 
-    tf · idf per word, whatever its case, tf how often it stands in the text, idf = ln((1 + N)/(1 + df)) + 1 over all
-    N texts, each row of unit length (Salton & Buckley 1988, smoothed as is usual).
+    tf · idf per word (pairs or triples of characters where a script does not separate words), whatever its case, tf how
+    often it stands in the text, idf = ln((1 + N)/(1 + df)) + 1 over all N texts, each row of unit length (Salton & Buckley
+    1988, smoothed as is usual).
     """
-    counts = [Counter(re.findall(r"\w+", text.casefold())) for text in (*one, *other)]
+    counts = [Counter(terms(text)) for text in (*one, *other)]
     df = Counter(word for count in counts for word in count)
     place = {word: index for index, word in enumerate(df)}
     idf = {word: math.log((1 + len(counts)) / (1 + number)) + 1 for word, number in df.items()}

@@ -6,6 +6,7 @@ import numpy as np
 
 from expunge.evaluation import statistics
 from expunge.evaluation.metrics import membership
+from expunge.evaluation.metrics.words import fold
 from expunge.evaluation.statistics import Interval
 
 
@@ -28,8 +29,8 @@ def written(text: str, options: Sequence[str]) -> int | None:
     An option that is part of another one there ("Red Moon" of "Red Moon Rising") does not count. Source: LLaRA's release
     (Liao et al. 2024), but for that last rule.
     """
-    line = text.strip().split("\n")[0].casefold()
-    plain = [option.strip().casefold() for option in options]
+    line = fold(text.strip().split("\n")[0])
+    plain = [fold(option.strip()) for option in options]
     found = [index for index, option in enumerate(plain) if option in line]
     whole = [index for index in found if not any(plain[index] in plain[other] for other in found if other != index)]
     return whole[0] if len(whole) == 1 else None

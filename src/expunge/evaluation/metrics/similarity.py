@@ -1,28 +1,32 @@
 """ROUGE-L between generated and true responses.
 
-Words and stems are those of the rouge-score package, so the numbers are too; the longest common subsequence is counted
-with machine words instead of a table, and each stem is looked up once.
+Of ASCII text, words and stems are those of the rouge-score package, so the numbers are too; other writing systems have the
+words of `metrics.words`. The longest common subsequence is counted with machine words instead of a table, and each stem is
+looked up once.
 """
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 
+from expunge.evaluation.metrics.words import stem
+from expunge.evaluation.metrics.words import words as words_of
+
 
 def rouge_l(
-    responses: Sequence[str], generations: Sequence[str], *, stemmed: bool = True
+    responses: Sequence[str], generations: Sequence[str], *, stemmed: bool = True, compat: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """ROUGE-L recall and F1 of each generation against its response: two arrays [n] between 0 and 1.
 
     With L the length of the longest common subsequence of words: recall L / |response|, precision L / |generation|,
     F1 their harmonic mean; 0 where either has no words. High is bad on the forget set and good on the retain set.
-    Words are runs of a–z and 0–9, `stemmed` unless said otherwise: of text in other scripts nothing is left. Source:
-    Lin 2004.
+    Words are those of any writing system (see `words`), English ones `stemmed` unless said otherwise. With `compat` they
+    are runs of a–z and 0–9, as rouge-score and OpenUnlearning have them: of text in other scripts nothing is left, and "é"
+    splits a word. Source: Lin 2004.
     """
     recall, f1 = np.zeros(len(responses)), np.zeros(len(responses))
     for index, (response, generation) in enumerate(zip(responses, generations, strict=True)):
-        right, given = words(response, stemmed=stemmed), words(generation, stemmed=stemmed)
+        right, given = (words(text, stemmed=stemmed, compat=compat) for text in (response, generation))
         common = longest_common_subsequence(right, given)
         if common:
             recall[index] = common / len(right)
@@ -30,11 +34,12 @@ def rouge_l(
     return recall, f1
 
 
-def words(text: str, *, stemmed: bool = True) -> list[str]:
-    """The lower-case words rouge-score sees, or their stems."""
-    from rouge_score.tokenize import tokenize  # imports nltk, which takes its time
-
-    return tokenize(text, _stemmer() if stemmed else None)
+def words(text: str, *, stemmed: bool = True, compat: bool = False) -> list[str]:
+    """A text's words, or their stems: those of a–z and 0–9 have one. `compat`: those that rouge-score sees."""
+    if compat:
+        text = "".join(character if character.isascii() else " " for character in text.lower())
+    split = words_of(text.replace("_", " "))
+    return [stem(word) if word.isascii() else word for word in split] if stemmed else split
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
@@ -52,17 +57,3 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
         match = row & places.get(word, 0)
         row = ((row + match) | (row - match)) & full
     return len(first) - row.bit_count()
-
-
-class _Stemmer:
-    """nltk's Porter stemmer with a memory."""
-
-    def __init__(self) -> None:
-        from nltk.stem.porter import PorterStemmer
-
-        self.stem = cache(PorterStemmer().stem)
-
-
-@cache
-def _stemmer() -> _Stemmer:
-    return _Stemmer()

@@ -1,5 +1,6 @@
 """Every metric in one table: its formula, its meaning in a sentence, which way is better, where it is from."""
 
+from expunge.evaluation.metrics.languages import NAMES
 from expunge.evaluation.metrics.metric import AS_RETRAINED, HIGHER, LOWER, NEITHER, Metric
 from expunge.evaluation.metrics.suite_table import SUITE_LEVEL, membership
 
@@ -91,7 +92,8 @@ _GENERATION = (
         "rouge_l",
         "ROUGE-L",
         "LCS(words of answer, words written) / words of answer",
-        "The share of the recorded answer's words that come back, in order, in the answer the model writes.",
+        "The share of the recorded answer's words that come back, in order, in the answer the model writes. Characters "
+        "count as words in scripts that do not separate words.",
         LOWER,
         HIGHER,
         "Lin 2004",
@@ -106,6 +108,19 @@ _GENERATION = (
         HIGHER,
         "Lin 2004",
         "generation",
+    ),
+    *(
+        Metric(
+            f"{name}_compat",
+            f"{label}, words of a–z",
+            f"{label} of runs of a–z and 0–9",
+            f"{label} as the field's tools compute it: words are runs of a–z and 0–9, of which other scripts have none.",
+            LOWER,
+            HIGHER,
+            "rouge-score; OpenUnlearning",
+            "generation",
+        )
+        for name, label in (("rouge_l", "ROUGE-L"), ("rouge_l_f1", "ROUGE-L F1"))
     ),
     Metric(
         "keywords",
@@ -122,7 +137,8 @@ _GENERATION = (
         "repetition",
         "repetition",
         "1 − distinct / all runs of 4 words",
-        "The share of the runs of four words in what the model writes that stood there before.",
+        "The share of the runs of four words (characters in scripts that do not separate words) in what the model writes "
+        "that stood there before.",
         AS_RETRAINED,
         LOWER,
         "Welleck et al. 2020 (arXiv 1908.04319), seq-rep-4",
@@ -132,7 +148,8 @@ _GENERATION = (
         "refusal",
         "refusals",
         "share of texts with a phrase of refusal",
-        "The share of what the model writes that says it does not know or will not answer, by a list of phrases.",
+        "The share of what the model writes that says it does not know or will not answer, by a list of phrases in "
+        f"{', '.join(NAMES.values())}; answers in other languages are left out.",
         NEITHER,
         LOWER,
         "phrases in the manner of TOFU's (arXiv 2401.06121)",

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from expunge.evaluation.metrics.neighbours import similarity
+from expunge.evaluation.metrics.words import fold, terms
 from expunge.evaluation.suites.suite import subsample
 from expunge.request import Example
 
@@ -236,4 +237,5 @@ def _before(text: str, place: int) -> str:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(re.sub(r"['’]s\b", "", word) for word in re.findall(r"\w+(?:['’]\w+)?", text.casefold()))
+    plain = re.sub(r"['’]s\b", "", fold(text))
+    return frozenset(terms(re.sub(r"(?<=\w)['’](?=\w)", "_", plain)))
