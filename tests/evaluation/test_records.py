@@ -8,6 +8,7 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from expunge.data import Encoded, Encoder
+from expunge.data.tree import plant
 from expunge.errors import DivergedError
 from expunge.evaluation import records as module
 from expunge.evaluation import score
@@ -58,13 +59,10 @@ def test_masked_vocabulary_counts_for_nothing() -> None:
 
 def test_identical_sequences_are_scored_once(tiny: Loaded, examples) -> None:
     items = Encoder(tiny.tokenizer).examples(examples)
-    seen = []
-    handle = tiny.model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    got = score(tiny, [*items, *items[::-1], items[0]])
-    handle.remove()
-    assert sum(seen) == len(items)
+    score(tiny, items)  # what the probes say of the model is remembered
+    _, once = rows_seen(tiny, items)
+    got, repeated = rows_seen(tiny, [*items, *items[::-1], items[0]])
+    assert repeated == once
     assert [record.nll_sum for record in got[:4]] == [record.nll_sum for record in got[7:3:-1]]
 
 
@@ -160,8 +158,9 @@ def test_trees_score_as_single_sequences_do(
     else:
         loaded = request.getfixturevalue(kind)
     items = branching(loaded, examples)
+    score(loaded, items, batch_size=batch_size)  # what the probes say of the model is remembered
     found, tokens = rows_seen(loaded, items, batch_size=batch_size)
-    monkeypatch.setattr(module, "takes_trees", lambda *_: False)
+    monkeypatch.setattr(module, "_takes_trees", lambda *_: False)
     alone, more = rows_seen(loaded, items, batch_size=1)
     if batch_size > 1:
         assert tokens < 0.8 * more
@@ -177,7 +176,7 @@ def test_where_trees_do_not_fit_each_is_scored_alone(kind: str, examples, reques
     loaded: Loaded = request.getfixturevalue(kind)
     items = branching(loaded, examples)
     with module.evaluating(loaded.model):
-        assert not module.takes_trees(loaded, items)
+        assert not module._takes_trees(loaded, plant(items, 256))
     for record, item in zip(score(loaded, items), items, strict=True):
         for field, expected in oracle(loaded, item).items():
             np.testing.assert_allclose(getattr(record, field), expected, rtol=1e-5, atol=1e-5)
@@ -185,4 +184,5 @@ def test_where_trees_do_not_fit_each_is_scored_alone(kind: str, examples, reques
 
 def test_a_window_wider_than_all_sequences_is_none(sliding: Loaded, examples) -> None:
     items = [Encoded(item.ids[:8], 4) for item in branching(sliding, examples)]
-    assert module.takes_trees(sliding, items)
+    with torch.inference_mode():
+        assert module._takes_trees(sliding, plant(items, 256))

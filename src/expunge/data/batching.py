@@ -53,17 +53,19 @@ def collate(items: Sequence[Encoded], pad: int = 0, side: Side = "right") -> Bat
     return Batch(ids, mask if side == "left" else None, predicts, labels, row)
 
 
-def packs(lengths: Sequence[int], batch_size: int, room: float = math.inf) -> list[list[int]]:
+def packs(lengths: Sequence[int], batch_size: int, room: float = math.inf, *, even: bool = False) -> list[list[int]]:
     """Indices of examples of these lengths in passes of like length, the longest first.
 
     A pass holds at most `batch_size` examples and, padded to its longest, at most `room` tokens; an example that is
-    longer than `room` stands alone. Of examples of equal length the earlier comes first.
+    longer than `room` has a pass to itself. even: a pass holds examples of one length only. Of examples of equal length
+    the earlier comes first.
     """
     passes: list[list[int]] = []
     longest = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         last = passes[-1] if passes else None
-        if last is None or len(last) == batch_size or (len(last) + 1) * longest > room:
+        full = last is None or len(last) == batch_size or (len(last) + 1) * longest > room
+        if last is None or full or (even and lengths[index] != longest):
             passes.append([index])
             longest = lengths[index]
         else:

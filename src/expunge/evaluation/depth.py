@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expunge.data import Batch, Encoded, collate, packs
+from expunge.data import Batch, Encoded, collate
 from expunge.errors import ModelError
 from expunge.evaluation.lens import Decoder, decoder_of, watching
-from expunge.evaluation.records import Progress, evaluating
+from expunge.evaluation.records import Progress, evaluating, passes
 from expunge.evaluation.statistics import Interval, interval_of_mean
 from expunge.models import Loaded, answers
 
@@ -118,7 +118,7 @@ def gaps(
     with evaluating(original.model), evaluating(source.model), torch.inference_mode():
         target, giver = _decoders(original, source, items)
         found = np.zeros((2, len(items), len(target.blocks)))
-        batches = packs(list(map(len, items)), batch_size)
+        batches = passes(original, items, batch_size)
         for number, batch in enumerate(batches):
             some = [items[index] for index in batch]
             device = next(original.model.parameters()).device

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from expunge.data import Encoded, Encoder, collate, packs
+from expunge.data import Encoded, Encoder, collate
 from expunge.data.benchmarks.questions import LETTERS, Question, letter_prompt, text_prompt
 from expunge.errors import DivergedError
-from expunge.evaluation.records import Progress, evaluating, score
+from expunge.evaluation.records import Progress, evaluating, passes, score
 from expunge.evaluation.statistics import Interval, interval_of_mean
 from expunge.evaluation.suites.suite import Quiz, Scoring, Suite
 from expunge.models import Loaded, answers
@@ -97,7 +97,7 @@ def last_tokens(
     device = next(loaded.model.parameters()).device
     shared = [row[0] for row in items]
     found: list[np.ndarray] = [np.empty(0)] * len(items)
-    batches = packs([len(item) for item in shared], batch_size)
+    batches = passes(loaded, shared, batch_size)
     with evaluating(loaded.model), torch.inference_mode():
         for done, rows in enumerate(batches, start=1):
             last = [Encoded(shared[row].ids, len(shared[row]) - 1) for row in rows]

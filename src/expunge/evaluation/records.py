@@ -1,5 +1,6 @@
 """The one teacher-forced pass all metrics read: what a model says, token by token, about each labelled sequence."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from expunge.data import Batch, Encoded, collate, packs
 from expunge.data.batching import Side
-from expunge.data.tree import Tree, by_size, collate_trees, merge, plant
+from expunge.data.tree import Tree, by_size, collate_trees, plant
 from expunge.errors import DivergedError
 from expunge.evaluation.lens import Lens
+from expunge.evaluation.probes import Sharing, border, remembered, sharing, takes_trees
 from expunge.models import Loaded, answers
-from expunge.models.forward import logits_at
+from expunge.models.forward import inner, logits_at
 
 Progress = Callable[[str, int, int], None]  # (stage, batches done, batches in all)
 CHUNK_BYTES = {"cpu": 4 << 20, "gpu": 32 << 20}  # two such buffers at a time; on a CPU they should fit its cache
@@ -146,37 +148,62 @@ def _batches(loaded: Loaded, items: Sequence[Encoded], batch_size: int) -> tuple
     trees = plant(items, min(budget, max(MOST_NODES, 2 * longest)))
     shared = [tree for tree in trees if len(tree.items) > 1]
     alone = [tree.items[0] for tree in trees if len(tree.items) == 1]
-    if shared and not takes_trees(loaded, [item for tree in shared for item in tree.items]):
+    if shared and not _takes_trees(loaded, shared):
         shared, alone = [], list(items)
-    return list(by_size(shared, budget)), [
-        [alone[i] for i in batch] for batch in packs(list(map(len, alone)), batch_size, budget)
-    ]
+    batches = passes(loaded, alone, batch_size, budget)
+    return list(by_size(shared, budget)), [[alone[index] for index in batch] for batch in batches]
+
+
+def _takes_trees(loaded: Loaded, trees: Sequence[Tree]) -> bool:
+    """Whether these trees are scored as their sequences are alone; probed once for trees of a size."""
+    items = [item for tree in trees for item in tree.items]
+    if crosses_border(loaded, items):
+        return False
+    key = ("trees", max(map(len, trees)), *_span(items))
+    of_trees, of_sequences = _runs(loaded)
+    probe = partial(takes_trees, trees, of_trees, of_sequences, rounding(loaded))
+    return bool(remembered(loaded.model, key, probe))
+
+
+def _runs(loaded: Loaded) -> tuple[Callable[[list[Tree]], Tensor], Callable[[list[Encoded]], Tensor]]:
+    """What a probe calls: the statistics of trees, and of sequences."""
+    return lambda trees: _of_trees(loaded, trees, "right"), lambda items: _of_sequences(loaded, items, "right")
+
+
+def passes(loaded: Loaded, items: Sequence[Encoded], batch_size: int, room: float = math.inf) -> list[list[int]]:
+    """Indices of sequences that share a pass: no more than `batch_size`, and only such as leave each other's numbers.
+
+    That is any lengths for nearly every model, else equal lengths, else one sequence a pass, as a probe shows. room: most
+    tokens of a pass with padding.
+    """
+    together: Sharing = "padded"
+    if batch_size > 1 and len(items) > 1:
+        breaks = crosses_border(loaded, items)
+        key = ("passes", *_span(items), breaks)
+        with torch.inference_mode():
+            probe = partial(sharing, items, _runs(loaded)[1], rounding(loaded), pad_breaks=breaks)
+            together = remembered(loaded.model, key, probe)
+    return packs(list(map(len, items)), 1 if together == "single" else batch_size, room, even=together == "even")
+
+
+def _span(items: Sequence[Encoded]) -> tuple[int, int]:
+    return min(map(len, items)), max(map(len, items))
+
+
+def crosses_border(loaded: Loaded, items: Sequence[Encoded]) -> bool:
+    """Whether some sequence is so long that the model would read all sequences of its pass otherwise."""
+    limit = border(inner(loaded.model).config)
+    return limit is not None and max(map(len, items), default=0) > limit
+
+
+def rounding(loaded: Loaded) -> float:
+    """The rounding unit of the model's weights."""
+    return torch.finfo(next(loaded.model.parameters()).dtype).eps
 
 
 def _most_tokens(loaded: Loaded) -> int:
     """How many tokens' logits, in fp32, fit in LOGIT_BYTES."""
     return LOGIT_BYTES["cpu" if _device(loaded).type == "cpu" else "gpu"] // (4 * len(loaded.tokenizer))
-
-
-@torch.inference_mode()
-def takes_trees(loaded: Loaded, items: Sequence[Encoded]) -> bool:
-    """Whether the model scores sequences as long as the longest of `items` alike in a tree and one by one.
-
-    It does not where attention has a sliding window, no explicit positions, or no room for a mask of its own. Tried
-    on two sequences: the longest, and one that branches off at its middle.
-    """
-    ids = max(items, key=len).ids
-    half = len(ids) // 2
-    pair = sorted([ids, ids[:half] + ids[: len(ids) - half]])
-    probes = [Encoded(tokens, max(1, half)) for tokens in pair]
-    try:
-        found = _of_trees(loaded, [merge(probes)], "right")[0]
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, AssertionError):
-        return False
-    expected = _of_sequences(loaded, probes, "right")[0]
-    dtype = next(loaded.model.parameters()).dtype
-    rounding = max(1e-4, 8 * torch.finfo(dtype).eps)
-    return bool((found - expected).norm() <= rounding * expected.norm())
 
 
 def _of_sequences(loaded: Loaded, batch: Sequence[Encoded], side: Side, lens: Lens | None = None) -> Tensor:

@@ -89,10 +89,28 @@ def logits_at(model: nn.Module, where: Tensor, **inputs: Any) -> Tensor:
 
     handle = output_layer(model).register_forward_pre_hook(keep)
     try:
-        logits = model(**inputs, use_cache=False).logits
+        logits = model(**inputs, **settings_of(model), use_cache=False).logits
     finally:
         handle.remove()
     return logits.squeeze(0).float()
+
+
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """Arguments of a forward pass that hold back what a configuration asks for beside the logits.
+
+    A mixture's router logits (`output_router_logits`) only serve a loss that no one reads here, and whose computation
+    fails where the output layer sees chosen places only.
+    """
+    config = getattr(inner(model), "config", None)
+    router = getattr(config, "output_router_logits", False)
+    return {"return_dict": True, **({"output_router_logits": False} if router else {})}
+
+
+def inner(model: nn.Module) -> Any:
+    """The transformers model inside a PEFT model or a distributed wrapper; any other model itself."""
+    model = getattr(model, "module", model)
+    unwrap = getattr(model, "get_base_model", None)
+    return unwrap() if callable(unwrap) else model
 
 
 def output_layer(model: nn.Module) -> nn.Module:
