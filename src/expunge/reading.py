@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 from expunge.errors import ExpungeError, ModelError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -81,38 +83,43 @@ def read_text(file: Path | str, error: type[ExpungeError], *, limit: int | None 
         raise error(f"{file} is not UTF-8 text (byte {problem.start}). Save it as UTF-8.") from None
 
 
-def parse_json(text: str, file: Path | str, error: type[ExpungeError]) -> Any:
-    """The value of a JSON text that came from `file` (or "file:line").
+def parse_json(
+    text: str, file: Path | str, error: type[ExpungeError], *, line: int | None = None, infinite: bool = False
+) -> Any:
+    """The value of a JSON text that came from `file`; line: the number of its first line, where it is a part of one.
 
-    Strict: a name given twice in one object, NaN, Infinity and lone surrogates are refused. Raises `error` with the
-    line and the reason.
+    Strict: a name given twice in one object, NaN, Infinity and lone surrogates are refused; infinite: NaN and Infinity
+    become None instead. Raises `error` with the line and the reason.
     """
+    place = str(file) if line is None else f"{file}:{line}"
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise error(f"{file}: {twice!r} is given twice in one object. Leave one of the two out.")
+            raise error(f"{place}: {twice!r} is given twice in one object. Leave one of the two out.")
         return value
 
-    def refuse(constant: str) -> NoReturn:
-        raise error(f"{file}: {constant} is not valid JSON. Write a number, or null.")
+    def constant(name: str) -> None:
+        if not infinite:
+            raise error(f"{place}: {name} is not valid JSON. Write a number, or null.")
 
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # 1e999 is read as infinity
         _check_bounds(value)
     except json.JSONDecodeError as problem:
-        raise error(f"{file}:{problem.lineno}: not valid JSON: {problem.msg} at column {problem.colno}.") from None
+        number = (line or 1) + problem.lineno - 1
+        raise error(f"{file}:{number}: not valid JSON: {problem.msg} at column {problem.colno}.") from None
     except UnicodeEncodeError:
         raise error(
-            f"{file}: a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character."
+            f"{place}: a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character."
         ) from None
     except RecursionError:
-        raise error(f"{file}: the JSON is nested too deeply.") from None
+        raise error(f"{place}: the JSON is nested too deeply.") from None
     except ValueError as problem:  # a number of thousands of digits
-        raise error(f"{file}: not valid JSON: {reason(problem)}.") from None
+        raise error(f"{place}: not valid JSON: {reason(problem)}.") from None
     return value
 
 
@@ -147,6 +154,19 @@ def read_object(file: Path | str, error: type[ExpungeError], *, limit: int | Non
     value = read_json(file, error, limit=limit)
     if not isinstance(value, dict):
         raise error(f"{file}: expected a JSON object, found a {type(value).__name__}.")
+    return value
+
+
+def part(record: Mapping[str, Any], keys: str, kind: type[T], file: Path | str, error: type[ExpungeError]) -> T:
+    """The value at `keys` ("configuration.method") of a JSON object read from `file`.
+
+    Raises `error` if there is none or it is not of type `kind`.
+    """
+    value: Any = record
+    for key in keys.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, kind):
+        raise error(f"{file} is damaged: {keys!r} is missing or is no {kind.__name__}.")
     return value
 
 

@@ -43,12 +43,13 @@ class Evaluation:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Evaluation":
         """The inverse of `to_dict`; keys it does not know are left out."""
+        intervals = {name: pair for name, pair in (value.get("intervals") or {}).items() if pair is not None}
         return cls(
-            suite=value.get("suite", ""),
+            suite=value.get("suite") or "",
             metrics=dict(value["metrics"]),
-            intervals={name: (low, high) for name, (low, high) in value.get("intervals", {}).items()},
-            examples={name: [dict(row) for row in rows] for name, rows in value.get("examples", {}).items()},
-            notes=tuple(value.get("notes", ())),
-            asked=dict(value.get("asked", {})),
-            layers=dict(value.get("layers", {})),
+            intervals={name: (low, high) for name, (low, high) in intervals.items()},
+            examples={name: [dict(row) for row in rows or ()] for name, rows in (value.get("examples") or {}).items()},
+            notes=tuple(value.get("notes") or ()),
+            asked=dict(value.get("asked") or {}),
+            layers=dict(value.get("layers") or {}),
         )

@@ -1,6 +1,5 @@
 """Tuned on, reported on: examples on which settings were chosen say nothing of examples nobody looked at."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation.suites import Suite
+from expunge.reading import read_json, read_object
 from expunge.request import Example, read_examples
 
 LEAST = 2  # examples of a set that must be left to report on
@@ -32,17 +32,21 @@ def read_marks(path: Path | str) -> frozenset[str]:
 
 def marks_in(record: Mapping[str, Any]) -> frozenset[str]:
     """All marks that a results.json or run.json, or one of its runs, lists under `tuned_on`."""
+    runs = record.get("runs")
+    runs = runs if isinstance(runs, list) else []
     listed = [
         record.get("tuned_on"),
-        *(run.get("tuned_on") for run in record.get("runs", ()) if isinstance(run, Mapping)),
+        *(run.get("tuned_on") for run in runs if isinstance(run, Mapping)),
     ]
     return frozenset(str(mark) for marks in listed if isinstance(marks, list) for mark in marks)
 
 
 def beside(model: Path) -> frozenset[str]:
     """What the run that made a model folder was tuned on, by the run.json beside it; nothing where there is none."""
-    record = _record(model.parent / "run.json") if model.is_dir() and (model.parent / "run.json").is_file() else None
-    return marks_in(record) if record is not None else frozenset()
+    record = model.parent / "run.json"
+    if not model.is_dir() or not record.is_file():
+        return frozenset()
+    return marks_in(read_object(record, ConfigurationError))
 
 
 def apart(suite: Suite, marks: Collection[str], *, leave_out: bool) -> Suite:
@@ -119,7 +123,7 @@ def _record(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".json" or not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):  # JSON lines, which `read_examples` reads or explains
+        value = read_json(path, ConfigurationError)
+    except ConfigurationError:  # JSON lines, which `read_examples` reads or explains
         return None
     return value if isinstance(value, dict) and ("runs" in value or "command" in value) else None

@@ -3,13 +3,14 @@
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from expunge import config
 from expunge.data.edited import Edited
+from expunge.errors import ConfigurationError
 from expunge.methods.contract import Context
 from expunge.models import Loaded
 from expunge.models.adapters import restart
+from expunge.reading import part, read_object
 from expunge.request import Request
 from expunge.training import Finetuning, History
 from expunge.training.finetuning import Recipe
@@ -60,7 +61,10 @@ def differences(recipe: Finetuning, folder: Path) -> list[str]:
     record = folder.parent / "run.json"
     if not record.is_file():
         return []
-    known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["configuration"].get("finetuning") or {}
+    configuration = part(read_object(record, ConfigurationError), "configuration", dict, record, ConfigurationError)
+    known = configuration.get("finetuning") or {}
+    if not isinstance(known, dict):
+        raise ConfigurationError(f"{record} is damaged: 'configuration.finetuning' is no dict.")
     own = json.loads(json.dumps(config.to_dict(recipe)))
     skipped = {"checkpoint_every"}
     return [

@@ -1,6 +1,5 @@
 """What a closed-form update tells of itself: the solve, its residuals, the λ tried, and how far the adapter has gone."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 
 from expunge.data.edited import Edited
-from expunge.errors import DivergedError
+from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import Budget, Curvature, Point, Solution
 from expunge.gradients.damped import losses
 from expunge.methods.contract import Context
 from expunge.models import Loaded
+from expunge.reading import parse_json, read_text
 from expunge.training import History
 
 if TYPE_CHECKING:
@@ -159,5 +159,11 @@ def moved_before(folder: Path) -> float:
     log = folder.parent / "log.jsonl"
     if not (folder.parent / "run.json").is_file() or not log.is_file():
         return 0.0
-    last = log.read_text(encoding="utf-8").splitlines()[-1:]
-    return float(json.loads(last[0]).get("moved", 0.0)) if last else 0.0
+    lines = read_text(log, ConfigurationError).splitlines()
+    if not lines:
+        return 0.0
+    last = parse_json(lines[-1], f"{log}, last line", ConfigurationError, infinite=True)
+    moved = last.get("moved", 0.0) if isinstance(last, dict) else None
+    if not isinstance(moved, int | float) or moved < 0:
+        raise ConfigurationError(f"{log} is damaged: its last line holds no number `moved` of at least 0.")
+    return float(moved)

@@ -20,6 +20,7 @@ from typing import Any
 from expunge.errors import OutputError
 from expunge.files import explained, write_json
 from expunge.models.checkpoint import CHUNK
+from expunge.reading import read_object
 
 JOURNAL = "journal.json"
 
@@ -94,7 +95,7 @@ def _take_up(growing: Growing, *, resume: bool) -> None:
     finished = _journal(growing) if resume else {}
     for name, entry in finished.items():
         file = growing.model / name
-        if file.is_file() and sha256(file) == entry["sha256"]:
+        if file.is_file() and not file.is_symlink() and sha256(file) == entry["sha256"]:
             growing.finished[name] = entry
     if not growing.finished:
         (growing.folder / JOURNAL).unlink(missing_ok=True)
@@ -105,11 +106,19 @@ def _take_up(growing: Growing, *, resume: bool) -> None:
 
 
 def _journal(growing: Growing) -> dict[str, dict[str, Any]]:
+    """The shards that the journal lists; none where there is no journal, it is damaged or of another request."""
     try:
-        found = json.loads((growing.folder / JOURNAL).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        journal = read_object(growing.folder / JOURNAL, OutputError)
+    except OutputError:
         return {}
-    return found["finished"] if found["request"] == json.loads(json.dumps(growing.request)) else {}
+    finished = journal.get("finished")
+    if journal.get("request") != json.loads(json.dumps(growing.request)) or not isinstance(finished, dict):
+        return {}
+    return {
+        name: entry
+        for name, entry in finished.items()
+        if Path(name).name == name and isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+    }
 
 
 def sha256(file: Path) -> str:

@@ -1,6 +1,5 @@
 """A LoRA adapter as a change of its base's weights: W + s·B·A, with s = alpha/r (rank-stabilised: alpha/√r)."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from expunge.errors import PatchError
 from expunge.models.checkpoint import Stored, rewrite, save_model, stored, write_adapter
 from expunge.models.loading import ADAPTER_CONFIG, Loaded, load
 from expunge.patch.format import Change, finite
+from expunge.reading import foreign, read_object
 
 PREFIX = "base_model.model."
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")  # others change the base weights when they are loaded
@@ -41,10 +41,7 @@ class LowRank:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PatchError(f"{folder / ADAPTER_CONFIG} is damaged: {error}.") from error
+    return read_object(folder / ADAPTER_CONFIG, PatchError)
 
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +140,9 @@ def _refuse_tied(base: Path, adapter: Iterable[str]) -> None:
         return
     from transformers import AutoConfig
 
-    if getattr(AutoConfig.from_pretrained(base).get_text_config(), "tie_word_embeddings", False):
+    with foreign(base):
+        tied = getattr(AutoConfig.from_pretrained(base).get_text_config(), "tie_word_embeddings", False)
+    if tied:
         raise PatchError(
             f"The adapter changes one of the two uses of a tied weight ({touched}); merged, both would change. "
             "Apply the patch without --merge."

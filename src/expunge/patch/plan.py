@@ -1,6 +1,5 @@
 """Which tensor is combined with which: the checks of `edit`, all of them before a byte is written."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from expunge.models.arithmetic import FLOATS, Edit, Product, Term, differ
 from expunge.models.checkpoint import DTYPES, Stored, read_file, stored
 from expunge.models.loading import adapter_base, is_adapter_folder, resolve
 from expunge.patch import lora
+from expunge.reading import foreign, read_object
 
 # A tied output layer is stored under the embeddings' name only, or under both.
 OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
@@ -43,20 +43,18 @@ class _Model:
     @cached_property
     def config(self) -> dict[str, Any]:
         file = self.folder / "config.json"
-        try:
-            return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except ValueError as error:
-            raise ModelError(f"{file} is damaged: {error}.") from error
+        return read_object(file, ModelError) if file.is_file() else {}
 
     @cached_property
     def tied(self) -> bool:
         """Whether the output layer is the embeddings."""
         for part in (self.config, self.config.get("text_config") or {}):
-            if "tie_word_embeddings" in part:
+            if isinstance(part, dict) and "tie_word_embeddings" in part:
                 return bool(part["tie_word_embeddings"])
         try:
-            found = AutoConfig.from_pretrained(self.folder).get_text_config()
-        except (OSError, ValueError, KeyError):
+            with foreign(self.folder):
+                found = AutoConfig.from_pretrained(self.folder).get_text_config()
+        except ModelError:
             return False
         return bool(getattr(found, "tie_word_embeddings", False))
 

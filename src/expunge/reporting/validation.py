@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import ConfigurationError
+from expunge.reading import parse_json, read_text
 
 MODELS = ("original", "retrained", "unlearned")
 KINDS = ("density", "mean weight")
@@ -17,20 +18,13 @@ HINT = "Give a results.json written by `expunge evaluate` or `expunge demo`."
 def read_results(path: Path | str) -> dict[str, Any]:
     """Read and check the results file at `path`.
 
-    Returns the results with every NaN and infinity replaced by None. Raises ConfigurationError, which names the file
+    NaN and infinities become None. Raises ConfigurationError, which names the file
     and the place in it, if the file is missing, is not JSON or does not have the form of results.
     """
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such file. {HINT}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: could not be read ({error}). {HINT}") from error
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{path}:{error.lineno}: not valid JSON ({error.msg}). {HINT}") from error
+        value = parse_json(read_text(path, ConfigurationError), path, ConfigurationError, infinite=True)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} {HINT}") from None
     return check_results(value, str(path))
 
 

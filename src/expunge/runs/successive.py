@@ -18,6 +18,7 @@ from expunge.methods import method as make_method
 from expunge.models import load
 from expunge.models.checkpoint import fingerprint
 from expunge.models.loading import resolve
+from expunge.reading import foreign, part, read_object, read_text
 from expunge.reporting import write_report
 from expunge.request import Example, Request, read_examples
 from expunge.runs.record import (
@@ -215,7 +216,7 @@ def _step(
     examples = plan.asked(step)
     asked = plan.parts / f"{step}.jsonl"
     lines = "".join(json.dumps(example.record(), ensure_ascii=False) + "\n" for example in examples)
-    if not asked.is_file() or asked.read_text(encoding="utf-8") != lines:
+    if not asked.is_file() or read_text(asked, ConfigurationError) != lines:
         write_text(asked, lines)
     listener.stage(f"request {step} of {total}: {len(examples)} examples")
     if target.is_dir():
@@ -230,8 +231,7 @@ def _step(
     controls = _comparable(plan, step, before)
     role, suite = f"{step}", plan.measured_on(step)
     evaluation = _measured(plan, role, target, suite, controls.get("retrained"), listener)
-    record = json.loads((target / "run.json").read_text())
-    seconds = record["seconds"].get("unlearn", 0.0)
+    seconds = _record(target, "seconds").get("unlearn", 0.0)
     settings = {**config.to_dict(plan.chosen), "requests": step}
     run = result(name_of(plan.chosen), "unlearned", evaluation, controls=controls, settings=settings, seconds=seconds)
     label = f"{step} request{'s' if step > 1 else ''}"
@@ -261,9 +261,10 @@ def _measured(
         **plan.sizes,
     }
     if place.is_file():
-        known = json.loads(place.read_text())
-    if known is not None and known["made"] == made:
-        return Evaluation.from_dict(known["evaluation"])
+        known = read_object(place, ConfigurationError)
+    if known is not None and known.get("made") == made:
+        with foreign(place, ConfigurationError, what="is damaged"):
+            return Evaluation.from_dict(known["evaluation"])
     listener.stage(f"evaluating {f'the {role} model' if not role.isdigit() else f'after request {role}'}")
     found = evaluate(
         load(folder, **plan.options), suite, max_length=plan.sizes["max_length"], reference=reference,
@@ -275,7 +276,7 @@ def _measured(
 
 def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
     """Refuse to go on from a step that was made with other settings, data or from another model."""
-    record = json.loads((target / "run.json").read_text())
+    configuration, files = _record(target, "configuration"), _record(target, "data")
     data = {"forget": asked, "retain": plan.retain, "holdout": plan.holdout}
     wanted = {
         "method": json.loads(json.dumps(config.to_dict(plan.chosen))),
@@ -284,10 +285,10 @@ def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
         **plan.sizes,
     }
     made = {
-        "method": record["configuration"]["method"],
-        "data": {name: one["sha256"] for name, one in record["data"].items()},
-        "model": record["model"]["fingerprint"],
-        **{name: record["configuration"][name] for name in plan.sizes},
+        "method": configuration.get("method"),
+        "data": {name: file.get("sha256") if isinstance(file, dict) else None for name, file in files.items()},
+        "model": _record(target, "model").get("fingerprint"),
+        **{name: configuration.get(name) for name in plan.sizes},
     }
     other = [name for name in wanted if wanted[name] != made[name]]
     if other:
@@ -295,6 +296,12 @@ def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
             f"{target} was made with another {' and another '.join(other)} than asked for now: it is no part of this run. "
             "Give the same as before, or start anew without --resume."
         )
+
+
+def _record(target: Path, name: str) -> dict[str, Any]:
+    """One part of the run.json of a finished step. Raises ConfigurationError if it is damaged."""
+    file = target / "run.json"
+    return part(read_object(file, ConfigurationError), name, dict, file, ConfigurationError)
 
 
 def _point(step: int, examples: int, label: str, evaluation: Evaluation, seconds: float | None) -> dict[str, Any]:

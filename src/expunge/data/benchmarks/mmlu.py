@@ -2,11 +2,13 @@
 
 import csv
 import difflib
+import io
 from pathlib import Path
 from typing import Literal
 
 from expunge.data.benchmarks.questions import LETTERS, Question
 from expunge.errors import ConfigurationError, RequestError
+from expunge.reading import foreign, read_text
 
 Split = Literal["test", "dev"]
 COLUMNS = ("question", "choice0", "choice1", "choice2", "choice3", "answer")
@@ -36,13 +38,10 @@ def read(folder: Path | str, subject: str, split: Split = "test") -> tuple[Quest
         near = difflib.get_close_matches(subject, known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
         raise ConfigurationError(f"{folder} has no subject {subject!r}. {hint}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(f"{path}:{index}", row) for index, row in enumerate(csv.reader(file), start=1) if row]
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file.") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text (byte {error.start}).") from None
+    text = read_text(path, RequestError)
+    with foreign(path, RequestError, what="is not a CSV file"):
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(f"{path}:{index}", row) for index, row in enumerate(lines, start=1) if row]
     places = _places(rows[0][1], path) if rows and "question" in rows[0][1] else None
     found = tuple(_question(row, where, subject, places) for where, row in (rows[1:] if places else rows))
     if not found:

@@ -11,13 +11,14 @@ A folder holds, as .json (a list), .jsonl or .parquet:
 as the data sets muse-bench/MUSE-News and muse-bench/MUSE-Books on the hub do. Where News says `retain2`, that is read.
 """
 
-import json
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from expunge.data.benchmarks import hub
 from expunge.errors import RequestError
+from expunge.reading import foreign, parse_json, read_bytes, read_text
 from expunge.request import Example
 
 PARTS = ("verbmem", "knowmem", "privleak", "raw", "scal", "sust")
@@ -114,17 +115,11 @@ def _read(file: Path) -> list[Any]:
             from pyarrow import parquet
         except ImportError:
             raise RequestError(f"{file} is a Parquet file: reading it needs pip install 'expunge[hub]'.") from None
-        return parquet.read_table(file).to_pylist()
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{file} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
-    whole = text.lstrip().startswith("[")
-    rows, number = [], 1
-    try:
-        for number, part in enumerate([text] if whole else text.split("\n"), start=1):  # noqa: B007
-            if part.strip():
-                rows.append(json.loads(part))
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{file}:{error.lineno if whole else number}: not valid JSON: {error.msg}.") from None
-    return rows[0] if whole else rows
+        content = io.BytesIO(read_bytes(file, RequestError))
+        with foreign(file, RequestError, what="is not a Parquet file"):
+            return parquet.read_table(content).to_pylist()
+    text = read_text(file, RequestError)
+    if text.lstrip().startswith("["):
+        return parse_json(text, file, RequestError)
+    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [parse_json(line, file, RequestError, line=number) for number, line in lines]

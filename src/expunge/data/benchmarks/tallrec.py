@@ -6,7 +6,6 @@ what to train on. The files name no users. No history stands in both `valid` and
 1,000 test rows of `movie` and 1 of 2,427 of `book` have a history of 5 or more that is for 70 % in a row of `valid`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from expunge.data.benchmarks.task import Task, distinct, edited, flip, remove
 from expunge.errors import RequestError
+from expunge.reading import read_json
 from expunge.request import Example, read_examples
 
 FIELDS = ("instruction", "input", "output")
@@ -97,16 +97,7 @@ def plain(answer: str) -> str:
 
 
 def _list(path: Path) -> list[Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise RequestError(
-            f"{path}: no such file. Give TALLRec's movie or book folder, or a .json or .jsonl file."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text (byte {error.start}).") from None
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{path}:{error.lineno}: not valid JSON: {error.msg}.") from None
+    value = read_json(path, RequestError)
     if not isinstance(value, list):
         raise RequestError(f"{path}: expected a JSON list of rows, found {type(value).__name__}.")
     return value

@@ -1,11 +1,11 @@
 """WMDP: multiple-choice questions on hazardous knowledge in biology, cyber security and chemistry (Li et al. 2024)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from expunge.data.benchmarks.questions import Question
 from expunge.errors import RequestError
+from expunge.reading import parse_json, read_text
 
 SUBJECTS = {"bio": "biology", "cyber": "cybersecurity", "chem": "chemistry"}  # as the harness's prompts name them
 
@@ -30,22 +30,12 @@ def read(folder: Path | str, part: str) -> tuple[Question, ...]:
 
 
 def _records(path: Path) -> list[tuple[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if text.lstrip().startswith("["):
-            return [(f"{path}:[{index}]", record) for index, record in enumerate(json.loads(text))]
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text (byte {error.start}).") from None
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{path}:{error.lineno}: not valid JSON: {error.msg}.") from None
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append((f"{path}:{number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise RequestError(f"{path}:{number}: not valid JSON: {error.msg}.") from None
-    return rows
+    text = read_text(path, RequestError)
+    if text.lstrip().startswith("["):
+        values = parse_json(text, path, RequestError)
+        return [(f"{path}:[{index}]", record) for index, record in enumerate(values)]
+    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [(f"{path}:{number}", parse_json(line, path, RequestError, line=number)) for number, line in lines]
 
 
 def _question(record: Any, where: str, subject: str) -> Question:
