@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from expunge.reporting import render_report
 from expunge.reporting.attack_plots import bars, curve, dots
 from expunge.reporting.attacks import attacks, outcome
 from expunge.reporting.results import leaderboard
@@ -148,3 +149,42 @@ def test_the_worst_attack_comes_first() -> None:
     assert claim.text == "It withstood 3 of 4 attacks."
     assert claim.parts[0].attack.kind == "quantize"
     assert "brings back about 89\u00a0% (extraction strength 0.90 against 0.10" in claim.parts[0].text  # .8 / .9
+
+
+def pruned(retained: float, drawn: float) -> dict[str, Any]:
+    """Pruning after which the original keeps `retained` of the retain set's extraction strength and gives `drawn` away."""
+    given = results()
+    for run, before, after in zip(given["runs"], (1.0, 0.1, 0.12), (drawn, 0.1, 0.11), strict=True):
+        run["attacks"] = [attack("prune", ((0, "as it is", before), (0.5, "50 %", after)))]
+        for point, keep in zip(run["attacks"][0]["points"], (0.9, retained), strict=True):
+            point["metrics"]["retain.extraction_strength"] = keep
+    return given
+
+
+@pytest.mark.parametrize(
+    ("retained", "drawn", "level", "broken"),
+    [(0.85, 0.9, "good", False), (0.4, 0.9, "unknown", True), (0.4, 0.05, "unknown", True)],  # half of .9 is .45
+)
+def test_an_attack_that_breaks_the_original_clears_nobody_and_is_marked(
+    retained: float, drawn: float, level: str, broken: bool
+) -> None:
+    given = pruned(retained, drawn)
+    rows = leaderboard(given)
+    (found,) = attacks(rows)
+    assert [step.broken for step in found.steps] == [False, broken]
+    done = outcome(found, rows[-1], rows)
+    assert done is not None
+    assert done.level == level
+    assert ("it breaks the original model" in done.text) == broken
+    page = render_report(given)
+    assert ("50 % (breaks the original)" in page) == broken
+    assert ("50 % †" in page) == broken
+
+
+def test_what_comes_back_at_a_point_that_breaks_the_original_still_counts() -> None:
+    given = pruned(0.4, 0.05)
+    given["runs"][-1]["attacks"][0]["points"][1]["metrics"]["forget.extraction_strength"] = 0.82
+    rows = leaderboard(given)
+    done = outcome(attacks(rows)[0], rows[-1], rows)
+    assert done is not None
+    assert done.level == "failed"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from expunge.errors import ConfigurationError
-from expunge.reporting import render_report, write_report
+from expunge.reporting import render_markdown, render_report, write_report
 from expunge.reporting.metrics import describe, number
 from tests.reporting.build import attacked, attributed, demo_results
 
@@ -245,3 +245,32 @@ def test_a_note_on_several_models_is_said_once() -> None:
     text = Page(render_report(results)).text
     assert text.count("2 answers were cut.") == 1
     assert "NPO, KL: The loss rose." in text
+
+
+def test_the_head_names_model_request_and_methods() -> None:
+    results = demo_results() | {"models": {"original": "models/mine"}, "request": {"forget": 20, "retain": 180}}
+    page = render_report(results)
+    head = page[page.index("<header") : page.index("</header>")]
+    for expected in ("models/mine", "20 forget, 180 retain", "GradAscent, GradDiff, NPO, SimNPO, KL, NGDiff"):
+        assert expected in head
+
+
+def test_keys_never_stand_in_prose() -> None:
+    results = demo_results()
+    results["runs"][-1]["notes"] = [
+        "model_utility is the harmonic mean of retain.probability, retain.rouge_l",
+        "mia.reference and privleak are absent: no model retrained without the forget set was given",
+        "uds is absent: it takes the retrained model itself",
+    ]
+    results["warnings"] = ["forget.extraction_strength was not measured"]
+    for text in (render_report(results), render_markdown(results)):
+        prose = re.sub(r"<(style|svg|dd|title).*?</\1>|<[^>]*>|\\", "", text, flags=re.DOTALL)
+        for key in (
+            "model_utility",
+            "retain.probability",
+            "retain.rouge_l",
+            "mia.reference",
+            "forget.extraction_strength",
+        ):
+            assert key not in prose, key
+    assert "the reference membership test" in render_report(results)

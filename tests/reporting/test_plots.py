@@ -128,3 +128,23 @@ def test_long_names_lose_their_middle() -> None:
     text = plots.bars(leaderboard(results))
     assert text is not None
     assert "xxxxxxxxxx…xxxxxxxxx" in words(text)
+
+
+def test_the_scatter_zooms_to_the_data() -> None:
+    """Marks spread over most of the picture, however close together their numbers are."""
+    results = {
+        "runs": [
+            {
+                "model": "original" if index == 0 else "unlearned",
+                "method": name,
+                "metrics": {"forget.extraction_strength": 0.05 + 0.01 * index, "model_utility": 0.6 + 0.002 * index},
+            }
+            for index, name in enumerate(("original", "npo", "kl", "ngdiff"))
+        ]
+    }
+    text = plots.tradeoff(leaderboard(results))
+    assert text is not None
+    root = ElementTree.fromstring(text)
+    width = float(root.get("viewBox", "").split()[2])
+    xs = [float(e.get("x", 0)) for e in root.iter("use") if e.get("x") and "var(--s" in (e.get("style") or "")]
+    assert max(xs) - min(xs) > 0.4 * width

@@ -55,6 +55,7 @@ def attack(
     from rich.console import Console
 
     from expunge.cli.console import printer
+    from expunge.reporting import render_verdict
     from expunge.runs.attack import attack as run_attacks
     from expunge.runs.evaluate import make_suite
 
@@ -88,7 +89,9 @@ def attack(
             trust_remote_code=trust_remote_code,
             listener=listener,
         )
-    Console().print(_table(results))
+    console = Console(highlight=False)
+    console.print(_table(results))
+    console.print(render_verdict(results))
     typer.echo(f"Written to {out or add_to}, with its report beside it.")
 
 

@@ -19,16 +19,14 @@ def demo(
     quiet: options.Quiet = False,
 ) -> None:
     """A small model learns fictional people, then forgets some: several methods side by side, and a report."""
-    from rich.console import Console
-
     from expunge.cli.console import printer
     from expunge.config import lookup
-    from expunge.reporting import render_table
+    from expunge.reporting import show_results
     from expunge.runs import demo as run
     from expunge.runs.demo import METHODS
 
     chosen = {name: lookup(METHODS, name, "method of the demo") for name in method} if method else None
     with printer(quiet=quiet) as listener:
         results = run(out, seeds=range(seed, seed + seeds), methods=chosen, overwrite=overwrite, listener=listener)
-    Console().print(render_table(results))
+    show_results(results)
     typer.echo(f"Written to {out}; open {out / 'report.html'} in a browser.")

@@ -65,10 +65,8 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure what a model still knows, beside the original and the retrained model where given."""
-    from rich.console import Console
-
     from expunge.cli.console import printer
-    from expunge.reporting import render_table
+    from expunge.reporting import show_results
     from expunge.runs import evaluate_model, make_suite
 
     chosen = make_suite(
@@ -113,7 +111,7 @@ def evaluate(
             trust_remote_code=trust_remote_code,
             listener=listener,
         )
-    Console().print(render_table(results))
+    show_results(results)
     typer.echo(f"Written to {out} and {out.with_suffix('.html')}")
 
 

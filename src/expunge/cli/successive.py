@@ -46,10 +46,8 @@ def successive(
     quiet: options.Quiet = False,
 ) -> None:
     """Forget several requests, one after another or ever more at once, and measure after each."""
-    from rich.console import Console
-
     from expunge.cli.console import printer
-    from expunge.reporting import render_table
+    from expunge.reporting import show_results
     from expunge.runs.evaluate import make_suite
     from expunge.runs.successive import successive as run
 
@@ -79,5 +77,5 @@ def successive(
             trust_remote_code=trust_remote_code,
             listener=listener,
         )
-    Console().print(render_table(results))
+    show_results(results)
     typer.echo(f"Written to {out}: " + ", ".join(sorted(item.name for item in out.iterdir())))

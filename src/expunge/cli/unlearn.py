@@ -49,10 +49,8 @@ def unlearn(
     quiet: options.Quiet = False,
 ) -> None:
     """Make a model forget: writes the new model, the patch, and the evidence."""
-    from rich.console import Console
-
     from expunge.cli.console import printer
-    from expunge.reporting import render_table
+    from expunge.reporting import show_results
     from expunge.runs import unlearn as run
 
     settings = options.settings(config, set_)
@@ -88,5 +86,5 @@ def unlearn(
             listener=listener,
         )
     if results["runs"]:
-        Console().print(render_table(results))
+        show_results(results)
     typer.echo(f"Written to {out}: " + ", ".join(sorted(item.name for item in out.iterdir())))

@@ -86,7 +86,7 @@ def bars(attack: Attack, rows: Sequence[Row], index: int = 0) -> str | None:
             low = cell.low if cell.low is not None else cell.mean - reach
             high = cell.high if cell.high is not None else cell.mean + reach
             ax.plot([x, x], [low, high], color=INK, linewidth=1, alpha=0.6)
-    ax.set_xticks(range(len(attack.steps)), [step.label for step in attack.steps], color=INK)
+    ax.set_xticks(range(len(attack.steps)), [_tick(step) for step in attack.steps], color=INK)
     ax.grid(visible=False, axis="x")
     ax.set_ylim(bottom=0)
     ax.set_title(label_of(attack.key), fontsize=BODY, color=INK, loc="left", pad=8)
@@ -117,7 +117,7 @@ def dots(found: Sequence[Attack], rows: Sequence[Row]) -> str | None:
         y += 0.9
         for step in _hard(attack):
             ticks.append(y)
-            names.append(_cut(step.label))
+            names.append(_tick(step))
             for row, style in present:
                 handle = _mark(ax, step, attack.key, row, style, y)
                 if handle is not None:
@@ -143,8 +143,10 @@ def _measured(attack: Attack, step: Step, row: Row) -> bool:
     return step.cell(row, attack.key).mean is not None
 
 
-def _cut(label: str) -> str:
-    return label if len(label) <= 26 else f"{label[:25]}…"
+def _tick(step: Step) -> str:
+    """A point's label, cut to fit, with a dagger where the attack breaks the original model too."""
+    label = step.label if len(step.label) <= 26 else f"{step.label[:25]}…"
+    return f"{label} †" if step.broken else label
 
 
 def _mark(ax: Any, step: Step, key: str, row: Row, style: Style, y: float) -> Any:
@@ -165,6 +167,6 @@ def _mark(ax: Any, step: Step, key: str, row: Row, style: Style, y: float) -> An
 def _said(attack: Attack, rows: Sequence[Row]) -> str:
     parts = []
     for row in rows:
-        numbers = ", ".join(f"{step.label} {number(step.cell(row, attack.key).mean)}" for step in attack.steps)
+        numbers = ", ".join(f"{step.name} {number(step.cell(row, attack.key).mean)}" for step in attack.steps)
         parts.append(f"{row.label}: {numbers}")
     return f"{attack.title}, {describe(attack.key).label}. {'; '.join(parts)}"

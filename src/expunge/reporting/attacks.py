@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge.reporting.metrics import describe, percent, short
 from expunge.reporting.results import Cell, Row, cell_of
-from expunge.reporting.thresholds import CLOSE, FAILED, GOOD, PARTIAL, RETURNED, UNKNOWN, WORKS
+from expunge.reporting.thresholds import CLOSE, DAMAGED, FAILED, GOOD, PARTIAL, RETURNED, UNKNOWN, WORKS
 
 # kind -> (title, what it does)
 KINDS = {
@@ -23,6 +23,7 @@ KINDS = {
     "merge": ("Merging back", "mixing in a little of the original"),
 }
 MEMORY = ("forget.extraction_strength", "forget.keywords", "forget.rouge_l", "forget.probability")
+RETAINED = tuple(key.replace("forget.", "retain.") for key in MEMORY)  # the first that was measured shows damage
 LEAKS = ("leak_at_128", "leak_at_16", "leak_at_1")
 HEADLINES = {"sample": (*LEAKS, *MEMORY)}  # what stands for "how much comes out"; the first that was measured
 LEAST = 0.05  # what must be left to bring back for a share of it to mean anything
@@ -32,11 +33,21 @@ STRONGEST = "the strongest"  # how the label of a point begins that takes the be
 
 @dataclass(frozen=True)
 class Step:
-    """One point of an attack: how hard it was (`at`), in words, and what each row said then, by the row's label."""
+    """One point of an attack: how hard it was (`at`), in words, and what each row said then, by the row's label.
+
+    broken: the attack also ruined the original model here: what it knows of the retain set fell below `DAMAGED` of
+    what it was. A model that gives nothing away at such a point has not shown that it forgot.
+    """
 
     at: float
     label: str
     cells: dict[str, dict[str, Cell]] = field(repr=False)
+    broken: bool = False
+
+    @property
+    def name(self) -> str:
+        """The label, with a mark where the attack broke the original model too."""
+        return f"{self.label} (breaks the original)" if self.broken else self.label
 
     def cell(self, row: Row, key: str) -> Cell:
         return self.cells.get(row.label, {}).get(key, Cell())
@@ -80,6 +91,9 @@ def attacks(rows: Sequence[Row]) -> list[Attack]:
                 place = one["kind"], json.dumps(settings, sort_keys=True, default=str)
                 groups.setdefault(place, {}).setdefault(row.label, []).append(one)
     found = [_attack(kind, json.loads(settings), by_row) for (kind, settings), by_row in groups.items()]
+    original = next((row for row in rows if row.model == "original"), None)
+    if original is not None:
+        found = [replace(one, steps=_marked(one.steps, original)) for one in found]
     order = list(KINDS)
     found.sort(key=lambda one: order.index(one.kind) if one.kind in order else len(order))
     return _told_apart([one for one in found if one.steps])
@@ -103,6 +117,19 @@ def _attack(kind: str, settings: dict[str, Any], by_row: dict[str, list[dict[str
         seconds=sum(one.get("seconds") or 0.0 for one in every),
         examples={label: given[0]["examples"] for label, given in by_row.items() if given[0].get("examples")},
     )
+
+
+def _marked(steps: Sequence[Step], original: Row) -> tuple[Step, ...]:
+    """The steps, those marked that break the original model."""
+    return tuple(replace(step, broken=_breaks(steps[0], step, original)) for step in steps)
+
+
+def _breaks(untouched: Step, step: Step, original: Row) -> bool:
+    for key in RETAINED:
+        before, after = untouched.cell(original, key).mean, step.cell(original, key).mean
+        if before is not None and after is not None and before >= LEAST:
+            return after < DAMAGED * before
+    return False
 
 
 def _cells(by_row: dict[str, list[dict[str, Any]]], label: str) -> dict[str, dict[str, Cell]]:
@@ -159,7 +186,8 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
     most = _on_original(attack, original, retrained)
     if level == GOOD and most is not None and most[0] < WORKS:
         weak = f"{_name(attack.key)} {short(most[1])}"
-        said = f"tells nothing: even the original gives away next to nothing under it ({weak})."
+        why = "it breaks the original model" if most[2] else "even the original gives away next to nothing under it"
+        said = f"tells nothing: {why} ({weak})."
         return Outcome(attack, UNKNOWN, said, None, None)
     control_said = f" against {short(control)} for the retrained model" if gold else ""
     words = {
@@ -167,12 +195,13 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
         PARTIAL: f"brings back about {percent(share)}",
         FAILED: f"brings back about {percent(share)}",
     }
-    text = f"{words[level]} ({_name(attack.key)} {short(now)}{control_said}, at {step.label})."
+    text = f"{words[level]} ({_name(attack.key)} {short(now)}{control_said}, at {step.name})."
     return Outcome(attack, level, text, share, step)
 
 
-def _on_original(attack: Attack, original: Row | None, retrained: Row | None) -> tuple[float, float] | None:
-    """The largest share of what the original gives away that it still does under the attack, and the measure then.
+def _on_original(attack: Attack, original: Row | None, retrained: Row | None) -> tuple[float, float, bool] | None:
+    """The largest share of what the original gives away that it still does under the attack, the measure then, and
+    whether the attack breaks the original at every point.
 
     None where the original was not attacked, or says no more than the retrained model before.
     """
@@ -184,7 +213,8 @@ def _on_original(attack: Attack, original: Row | None, retrained: Row | None) ->
         control = (step.cell(retrained, attack.key).mean if retrained is not None else None) or 0.0
         if drawn is None or before is None or before - control < LEAST or step.label.startswith(STRONGEST):
             continue  # the strongest way may be the plain question
-        found.append(((drawn - control) / (before - control), drawn))
+        share = 0.0 if step.broken else (drawn - control) / (before - control)
+        found.append((share, drawn, step.broken))
     return max(found, default=None)
 
 

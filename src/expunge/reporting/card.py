@@ -7,7 +7,8 @@ import yaml
 
 from expunge.errors import ConfigurationError
 from expunge.reporting.attacks import attacks
-from expunge.reporting.markdown import NOTE, attack_table, evidence, listed, safe
+from expunge.reporting.escaping import code, safe
+from expunge.reporting.markdown import NOTE, attack_table, evidence, listed
 from expunge.reporting.metrics import describe
 from expunge.reporting.results import leaderboard, markdown_table
 from expunge.reporting.sections import flat, limits
@@ -60,7 +61,7 @@ def model_card(results: dict[str, Any], method: str | None = None) -> str:
     parts = [
         "## Unlearning",
         f"This model was made to forget a part of its training data with {safe(row.label)}, by expunge "
-        f"{results.get('version') or ''}. Verdict: **{verdict.word.lower()}**.",
+        f"{safe(results.get('version') or '')}. Verdict: **{verdict.word.lower()}**.",
         *(f"**Warning.** {safe(text)}" for text in alarms(rows)),
         evidence(verdict),
         "### Numbers",
@@ -70,7 +71,7 @@ def model_card(results: dict[str, Any], method: str | None = None) -> str:
         "### What this does not show",
         listed(limits(mine)),
         "### How it was made",
-        "\n".join(f"- {safe(name)}: `{value}`" for name, value in _made(results, row.runs[0])),
+        "\n".join(f"- {safe(name)}: {code(value)}" for name, value in _made(results, row.runs[0])),
     ]
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
     return f"---\n{text}---\n\n" + "\n\n".join(part.strip("\n") for part in parts) + "\n"

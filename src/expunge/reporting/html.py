@@ -12,8 +12,9 @@ from expunge.reporting import plots, sections, solve, successive, thresholds, up
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.attacks import attacks
 from expunge.reporting.claims import TITLES
+from expunge.reporting.escaping import visible
 from expunge.reporting.markdown import render_markdown
-from expunge.reporting.metrics import Metric, describe, number, percent
+from expunge.reporting.metrics import Metric, describe, number, percent, worded
 from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, beside, columns, leaderboard, pick
 from expunge.reporting.sections import flat
 from expunge.reporting.thresholds import CLOSE, INTACT
@@ -47,7 +48,7 @@ def render_report(results: dict[str, Any]) -> str:
     environment.filters.update(number=number, beside=beside, tidy=_tidy, signed=_signed)
     return environment.get_template("report.html.j2").render(
         title=str(results.get("title") or "What the model still remembers"),
-        facts=_facts(results),
+        facts=_facts(results, rows),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         summary=summary(rows, given),
         verdicts=given,
@@ -90,11 +91,20 @@ def _tidy(text: str) -> str:
     return text.replace("ROUGE-L", "ROUGE\u2011L")
 
 
-def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of what the page's head says about these results."""
-    facts = [("Suite", results.get("suite")), ("Made", results.get("created")), ("expunge", results.get("version"))]
-    facts += [(key.replace("_", " ").capitalize(), value) for key, value in flat(results.get("request") or {})]
-    return [(name, str(value)) for name, value in facts if value is not None]
+def _facts(results: dict[str, Any], rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(name, value) of what the page's head says: which model, request and methods these results are of."""
+    request = [f"{value} {key.replace('_', ' ')}" for key, value in flat(results.get("request") or {})]
+    methods = [row.label for row in rows if row.model == "unlearned"]
+    models = results.get("models") or {}
+    facts = [
+        ("Model", models.get("original") or models.get("unlearned")),
+        ("Request", ", ".join(request) or None),
+        ("Methods" if len(methods) > 1 else "Method", ", ".join(methods) or None),
+        ("Suite", results.get("suite")),
+        ("Created", str(results.get("created") or "").replace("T", " ").replace("+00:00", " UTC") or None),
+        ("expunge", results.get("version")),
+    ]
+    return [(name, visible(value)) for name, value in facts if value is not None]
 
 
 def _figures(rows: Sequence[Row]) -> list[tuple[str, Markup, str]]:
@@ -177,10 +187,10 @@ def _warnings(results: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     """The results' own warnings and the runs' notes, each said once with whom it is about, unless all."""
     whose: dict[str, list[str]] = {}
     for row in rows:
-        for note in dict.fromkeys(note for run in row.runs for note in run.get("notes") or []):
+        for note in dict.fromkeys(worded(note) for run in row.runs for note in run.get("notes") or []):
             whose.setdefault(note, []).append(row.label)
     notes = [note if len(labels) == len(rows) else f"{', '.join(labels)}: {note}" for note, labels in whose.items()]
-    return list(dict.fromkeys([*(results.get("warnings") or []), *notes]))
+    return list(dict.fromkeys([*map(worded, results.get("warnings") or []), *notes]))
 
 
 def _settings(row: Row) -> list[tuple[str, str]]:

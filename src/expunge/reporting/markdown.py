@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from expunge.reporting.attacks import Attack, attacks
-from expunge.reporting.metrics import describe
+from expunge.reporting.escaping import code, safe
+from expunge.reporting.metrics import describe, worded
 from expunge.reporting.results import Row, inline, leaderboard, markdown_table
 from expunge.reporting.sections import flat, limits
 from expunge.reporting.validation import check_results
@@ -30,7 +31,7 @@ def render_markdown(results: dict[str, Any]) -> str:
         parts += [f"## {safe(verdict.row.label)}: {safe(verdict.word.lower())}", evidence(verdict)]
     parts += ["## What this does not show", listed(limits(found))]
     gaps = [(f"{what}.", why) for what, why in missing(results, rows)]
-    gaps += [("Note.", text) for text in results.get("warnings") or []]
+    gaps += [("Note.", text) for text in map(worded, results.get("warnings") or [])]
     if gaps:
         parts += ["## What is missing", listed(gaps)]
     parts += ["## Side by side", markdown_table(results), NOTE]
@@ -38,7 +39,7 @@ def render_markdown(results: dict[str, Any]) -> str:
         parts += ["## Under attack", attack_table(found, rows)]
     hashes = flat(results.get("hashes") or {})
     if hashes:
-        parts += ["## Hashes", "\n".join(f"- {safe(name)}: `{value}`" for name, value in hashes)]
+        parts += ["## Hashes", "\n".join(f"- {safe(name)}: {code(value)}" for name, value in hashes)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -82,16 +83,9 @@ def attack_table(found: Sequence[Attack], rows: Sequence[Row]) -> str:
         for step in attack.steps:
             cells = [inline(step.cell(row, attack.key)) for row in present]
             if any(cell != "–" for cell in cells):
-                lines.append([safe(attack.title), safe(step.label), describe(attack.key).label, *cells])
+                lines.append([safe(attack.title), safe(step.name), safe(describe(attack.key).label), *cells])
     return table(lines)
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def safe(text: str) -> str:
-    """Text that Markdown takes as it is, on one line."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())

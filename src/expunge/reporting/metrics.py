@@ -1,5 +1,6 @@
 """What each shown number means, in one sentence, and which way is better."""
 
+import re
 from dataclasses import dataclass
 
 from expunge.evaluation.metrics import METRICS
@@ -65,6 +66,24 @@ def _membership(key: str, tail: str) -> Metric:
     label = f"{_words(attack)} {like.label.removeprefix(SCORES[NEW_ATTACK][0]).strip()}"
     definition = like.definition.replace(SCORES[NEW_ATTACK][1], f"the score “{_words(attack)}”")
     return Metric(key, label, definition, WORDS.get(like.better, ""), label)
+
+
+KEY = re.compile(r"\b[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*\b")
+
+
+def worded(text: str) -> str:
+    """A sentence with the labels of metrics in place of their keys: `retain.rouge_l` becomes "retain ROUGE-L"."""
+    return KEY.sub(lambda match: _worded_key(match.group()), text)
+
+
+def _worded_key(word: str) -> str:
+    if "_" not in word and "." not in word and word != "uds":
+        return word
+    metric = describe(word)
+    if metric.definition:
+        return metric.label
+    attack = word.removeprefix("mia.")
+    return f"the {_words(attack)} membership test" if attack != word and "." not in attack else word
 
 
 def _words(key: str) -> str:

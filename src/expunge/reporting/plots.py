@@ -89,9 +89,8 @@ def tradeoff(rows: Sequence[Row]) -> str | None:
     ax = axes[0, 0]
     _goal(ax, rows, forget, utility)
     handles = [_draw_mark(ax, mark) for mark in marks]
-    ax.set_xlim(-0.04, max(1.04, *(mark.x + mark.across[1] + 0.04 for mark in marks)))
-    top = max(mark.y + mark.up[1] for mark in marks)
-    ax.set_ylim(-0.03 * top - 0.01, 1.12 * top + 0.01)
+    ax.set_xlim(*_window([mark.x - mark.across[0] for mark in marks], [mark.x + mark.across[1] for mark in marks]))
+    ax.set_ylim(*_window([mark.y - mark.up[0] for mark in marks], [mark.y + mark.up[1] for mark in marks]))
     ax.set_xlabel(f"{describe(forget).label}   (← lower is better)", color=MUTED, fontsize=BODY)
     ax.set_ylabel(f"{describe(utility).label}   (higher is better →)", color=MUTED, fontsize=BODY)
     names = {index: brief(mark.row.label) for index, mark in enumerate(marks)}
@@ -104,6 +103,13 @@ def tradeoff(rows: Sequence[Row]) -> str | None:
     _write_names(figure, ax, marks, list(names.values()))
     points = "; ".join(f"{mark.row.label} at {number(mark.x)}, {number(mark.y)}" for mark in marks)
     return to_svg(figure, "tradeoff", f"{describe(forget).label} against {describe(utility).label}: {points}")
+
+
+def _window(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
+    """The limits of an axis that shows all marks with their bars, and 8 % of their range around them."""
+    low, high = min(lows), max(highs)
+    margin = 0.08 * (high - low) or 0.05
+    return low - margin, high + margin
 
 
 def _draw_mark(ax: "Axes", mark: "Mark") -> Any:

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
+from expunge.reporting.escaping import safe
 from expunge.reporting.metrics import describe, number
 from expunge.reporting.validation import MODELS, check_results, read_results
 
-__all__ = ["COLUMNS", "Cell", "Row", "leaderboard", "markdown_table", "read_results", "render_table"]
+__all__ = ["COLUMNS", "Cell", "Row", "leaderboard", "markdown_table", "read_results"]
 
 # the leaderboard's columns: metric key -> heading on a terminal, narrow enough for 80 characters in all
 COLUMNS = {
@@ -238,50 +235,6 @@ def _distance(metrics: dict[str, Cell], retrained: dict[str, Cell]) -> float | N
     return statistics.fmean(gaps) if gaps else None
 
 
-def render_table(results: dict[str, Any]) -> Table:
-    """The leaderboard for a terminal of 80 characters or more; under each number its interval or ± s.d. over seeds.
-
-    Raises ConfigurationError if `results` is malformed.
-    """
-    rows = leaderboard(results)
-    keys = columns(rows)
-    table = Table(
-        title=Text(str(results.get("title") or "Leaderboard")),
-        caption="Extraction: extraction strength. ↓ lower is better, ↑ higher,\n"
-        "→ like the retrained model's; – not measured.\n"
-        "Below a number: its 95 % interval, or ± its s.d. over seeds.",
-        box=box.SIMPLE_HEAD,
-        caption_justify="left",
-        padding=(0, 0),
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    table.add_column("method", overflow="fold", min_width=10)
-    for heading in keys.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("sec-\nonds", justify="right", no_wrap=True)
-    for index, row in enumerate(rows):
-        last_control = row.model != "unlearned" and (index + 1 == len(rows) or rows[index + 1].model == "unlearned")
-        cells = [Text(_stacked(row.cell(key))) for key in keys]
-        table.add_row(Text(row.label), *cells, Text(number(row.seconds.mean, 1)), end_section=last_control)
-    return table
-
-
-def _stacked(cell: Cell) -> str:
-    if cell.mean is not None and cell.spread is not None:
-        return f"{number(cell.mean)}\n±{number(cell.spread)}"
-    if cell.mean is not None and cell.low is not None and cell.high is not None:
-        return f"{number(cell.mean)}\n{_bare(cell.low)}–{_bare(cell.high)}"
-    return number(cell.mean)
-
-
-def _bare(value: float) -> str:
-    """Two decimals without the leading zero, as the interval must fit below a number: .05, -.10, 1.0."""
-    if abs(value) >= 10:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 0.995 else f"{value:.2f}".replace("0.", ".", 1)
-
-
 def markdown_table(results: dict[str, Any]) -> str:
     """The leaderboard as a Markdown table, with intervals or ± s.d. over seeds, for a study's notes.
 
@@ -289,12 +242,12 @@ def markdown_table(results: dict[str, Any]) -> str:
     """
     rows = leaderboard(results)
     keys = columns(rows)
-    heads = [f"{describe(key).label} {describe(key).arrow}" for key in keys]
+    heads = [f"{safe(describe(key).label)} {describe(key).arrow}" for key in keys]
     lines = [["method", *heads, "distance to retrained ↓", "seconds"]]
     lines.append(["---", *["---:"] * (len(heads) + 2)])
     for row in rows:
         cells = [inline(row.cell(key)) for key in keys]
-        lines.append([row.label.replace("|", "\\|"), *cells, number(row.distance), number(row.seconds.mean, 1)])
+        lines.append([safe(row.label), *cells, number(row.distance), number(row.seconds.mean, 1)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -17,6 +17,7 @@ from expunge.reporting.results import Cell, Row
 RELEARNED = "The retrained model learns the data anew; an unlearned one that climbs faster had kept it."
 ROUNDED = "Where bars rise with fewer bits, the change was too small to survive rounding."
 EACH = "What comes out of each model under each of them."
+BROKEN = " †: the attack breaks the original model too, so silence there proves nothing."
 MOST_WORST = 3  # examples of an attack shown for each model
 GENERAL = (
     (
@@ -103,8 +104,9 @@ def under_attack(rows: Sequence[Row], found: Sequence[Attack]) -> dict[str, Any]
         (left if len(left) <= len(right) else right).append(
             ("others", attack_plots.dots(others, rows), "The other attacks", EACH)
         )
+    dagger = BROKEN if any(step.broken for attack in found for step in attack.steps) else ""
     columns = [
-        [(name, Markup(svg), f"{title}. {text}") for name, svg, title, text in column if svg is not None]
+        [(name, Markup(svg), f"{title}. {text}{dagger}") for name, svg, title, text in column if svg is not None]
         for column in (left, right)
     ]
     return {
@@ -121,7 +123,7 @@ def _table(attack: Attack, rows: Sequence[Row]) -> AttackTable:
         first = [attack.key] if attack.key in keys else []
         ordered = [*first, *(key for key in keys if key != attack.key)]
         lines = tuple((describe(key).label, tuple(step.cell(row, key) for row in present)) for key in ordered)
-        points.append((step.label, lines))
+        points.append((step.name, lines))
     words = {"seconds": "budget in seconds"}
     settings = [(words.get(name, name.replace("_", " ")), plain(value)) for name, value in attack.settings.items()]
     settings += [("seconds spent, all models", plain(round(attack.seconds, 1)))] if attack.seconds else []

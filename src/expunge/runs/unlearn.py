@@ -106,7 +106,7 @@ def unlearn(
     seconds = clock.lap("unlearn")
     board.add("unlearned", loaded)
     clock.lap("evaluate")
-    results = _results(chosen, history, board.evaluations, suite, request, seconds)
+    results = _results(chosen, history, board.evaluations, suite, request, seconds, loaded.folder)
     record: dict[str, Any] = {"tuned_on": sorted(marks)} if marks else {}
     results |= record
     listener.stage(f"writing {out}")
@@ -197,6 +197,7 @@ def _results(
     suite: Suite,
     request: Request,
     seconds: float,
+    model: Path,
 ) -> dict[str, Any]:
     name = name_of(chosen)
     runs = []
@@ -211,7 +212,9 @@ def _results(
             run = result(role, role, evaluations[role], controls=evaluations)
         runs.append(run)
     counts = {part: len(getattr(request, part)) for part in ("forget", "retain", "holdout")}
-    return results_of(f"Unlearning with {name}", suite.name, runs, request=counts, warnings=list(request.warnings))
+    models = {"original": str(model)}
+    warnings = list(request.warnings)
+    return results_of(f"Unlearning with {name}", suite.name, runs, models=models, request=counts, warnings=warnings)
 
 
 def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output) -> str:
