@@ -53,7 +53,7 @@ def paired(one: Evaluation, other: Evaluation, *, seed: int = 0) -> list[Differe
     membership AUCs and TPRs whose scores were kept, and model utility are compared; what has no value per example (forget
     quality, say) is not. The order of the examples changes nothing.
     """
-    sets = {name: _both(name, one, other) for name in one.examples if name in other.examples}
+    sets = {name: both(name, one, other) for name in one.examples if name in other.examples}
     tables = {name: pair for name, pair in sets.items() if pair[0]}
     found: dict[str, tuple[float, float, float, float, int]] = {}
     for stream, (name, pair) in enumerate(sorted(tables.items())):
@@ -72,7 +72,7 @@ def paired(one: Evaluation, other: Evaluation, *, seed: int = 0) -> list[Differe
     ]
 
 
-def _both(name: str, one: Evaluation, other: Evaluation) -> tuple[Rows, Rows]:
+def both(name: str, one: Evaluation, other: Evaluation) -> tuple[Rows, Rows]:
     """The rows of a set by example, those both have, in an order that follows the examples."""
     first, second = _keyed(one.examples[name]), _keyed(other.examples[name])
     common = sorted(set(first) & set(second), key=str)

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from expunge.evaluation.comparison import Difference, paired
+from expunge.evaluation.comparison import Difference, both, paired
+from expunge.evaluation.metrics import disclosure
 from expunge.evaluation.result import Evaluation
+from expunge.evaluation.statistics import share_interval
 
 SAME = 1e-5  # largest difference of a loss in nats, or of a share, that rounding explains
 FEW = 10  # fewer examples than this cannot show that a change is small
@@ -25,9 +27,9 @@ FLUENCY = 10.0  # times the original's perplexity from which generations count a
 
 @dataclass(frozen=True)
 class Finding:
-    """name: no_op, over_forgotten, gibberish, damaged or never_memorised. text: a sentence or two for a person.
+    """name: no_op, over_forgotten, gibberish, damaged, new_disclosure or never_memorised.
 
-    evidence: the numbers behind it, by name.
+    text: a sentence or two for a person. evidence: the numbers behind it, by name.
     """
 
     name: str
@@ -59,6 +61,7 @@ def findings(
             over_forgotten(one, controls.get("retrained"), against.get("retrained", ())),
             damaged(one, controls.get("original"), against.get("original", ())),
             gibberish(one, controls.get("original")),
+            new_disclosure(one, controls.get("original"), controls.get("retrained")),
         ]
     else:
         found = []
@@ -233,6 +236,51 @@ def gibberish(one: Evaluation, original: Evaluation | None) -> Finding | None:
         f"Its answers fell apart {where} ({said} for the original): empty, repeated or unreadable text instead of another "
         "answer.",
         {"now": shown, "original": before},
+    )
+
+
+def disclosed(one: Evaluation, original: Evaluation) -> tuple[list[disclosure.Disclosure], int] | None:
+    """What the answers on the forget prompts give away of other records and the original's do not; and their number.
+
+    None where the two did not write answers to the same forget examples.
+    """
+    if "forget" not in one.examples or "forget" not in original.examples:
+        return None
+    rows, before = (list(each.values()) for each in both("forget", one, original))
+    answered = sum(row.get("generation") is not None and was.get("generation") is not None
+                   for row, was in zip(rows, before, strict=True))  # fmt: skip
+    if not answered:
+        return None
+    sets = {name: one.examples[name] for name in ("retain", "holdout", "forget") if name in one.examples}
+    return disclosure.new_disclosures(rows, before, sets, one.examples.get("replacement", ())), answered
+
+
+def new_disclosure(one: Evaluation, original: Evaluation | None, retrained: Evaluation | None = None) -> Finding | None:
+    """Whether answers on the forget prompts give other records away that the original did not give away there.
+
+    See `metrics.disclosure`. One answer is enough. Beside a retrained model the evidence has its count, since what it
+    makes up coincides with other records by chance.
+    """
+    result = disclosed(one, original) if original is not None else None
+    if original is None or result is None or not result[0]:
+        return None
+    given, count = result
+    low, high = share_interval(len(given), count)
+    by_chance = disclosed(retrained, original) if retrained is not None else None
+    sets = " and ".join(sorted({each.other_set for each in given}))
+    return Finding(
+        "new_disclosure",
+        f"New disclosure: {len(given)} of {count} answers on the forget prompts ({100 * len(given) / count:.0f} %, 95 % "
+        f"interval {100 * low:.0f} to {100 * high:.0f} %) give key words of other records ({sets}) that the original did "
+        "not give there. Read these answers before you release the model.",
+        {
+            "count": len(given),
+            "answers": count,
+            "share": len(given) / count,
+            "interval": [low, high],
+            "retrained": None if by_chance is None else len(by_chance[0]),
+            "examples": [each.to_dict() for each in given],
+        },
     )
 
 

@@ -7,6 +7,7 @@ it serves every metric of a set at once, and a metric that combines sets sees th
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 SAMPLES = 1000
 LEVEL = 0.95
@@ -38,6 +39,12 @@ def means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):  # 0/0 where a resample holds no example the metric is defined on
         return (weights @ np.where(defined, values, 0.0)) / (weights @ defined.astype(np.float64))
+
+
+def share_interval(count: int, n: int, level: float = LEVEL) -> Interval:
+    """The exact two-sided interval of a share after `count` of `n` (Clopper and Pearson 1934); it lies within [0, 1]."""
+    bounds = binomtest(count, n).proportion_ci(level)
+    return float(bounds.low), float(bounds.high)
 
 
 def interval_of_mean(values: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> Interval:

@@ -19,7 +19,8 @@ import torch
 import expunge
 from expunge.evaluation import Evaluation
 from expunge.evaluation.comparison import paired
-from expunge.evaluation.detectors import findings, never_memorised
+from expunge.evaluation.detectors import disclosed, findings, never_memorised
+from expunge.evaluation.statistics import share_interval
 from expunge.models import Loaded
 from expunge.models.checkpoint import fingerprint
 from expunge.reporting import read_results
@@ -122,6 +123,9 @@ def result(
     others = {name: one for name, one in (controls or {}).items() if name in CONTROLS and name != role}
     against = {name: paired(evaluation, other) for name, other in others.items()}
     run["against"] = {name: [each.to_dict() for each in differences] for name, differences in against.items()}
+    if role == "unlearned" and "original" in others and (given := disclosed(evaluation, others["original"])):
+        run["metrics"]["forget.new_disclosure"] = len(given[0]) / given[1]
+        run["intervals"]["forget.new_disclosure"] = list(share_interval(len(given[0]), given[1]))
     warned = findings(role, evaluation, others, against, same_weights=same_weights)
     run["findings"] = [finding.to_dict() for finding in warned]
     if settings is not None:

@@ -134,6 +134,16 @@ _GENERATION = (
         "attacks",
     ),
     Metric(
+        "new_disclosure",
+        "new disclosure",
+        "share of answers with key words of another record, none of them in the original's answer",
+        "The share of the answers on the forget prompts that give away another record of the request (forget, retain, "
+        "holdout): names, numbers or all key words of its answer that the original did not give there.",
+        LOWER,
+        source="ours",
+        needs="generation; the original model",
+    ),
+    Metric(
         "repetition",
         "repetition",
         "1 − distinct / all runs of 4 words",

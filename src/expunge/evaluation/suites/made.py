@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from expunge.evaluation.metrics.facts import LISTS, ORDINAL, Fact, facts
 from expunge.evaluation.metrics.neighbours import similarity
 from expunge.evaluation.metrics.words import fold, terms
 from expunge.evaluation.suites.suite import subsample
@@ -30,37 +31,6 @@ POOL = 2000  # examples that answers are taken from, at most
 NEAR = 200  # of them, those with the likest questions, for each example
 TEMPLATE = "The answer is: {}"
 ALIKE = 0.5  # share of common words from which two answers without facts count as the same
-# words that may begin a sentence, or stand before a name, and are none
-PLAIN = frozenset("""
-    a an and are as at but by can did do does during each every for from had has have he her hers his how i if in is it
-    its many most my no not of on one or our she since so some that the their there these they this those to was we
-    were what when where which while who whom whose why will with yes you your
-""".split())  # fmt: skip # noqa: SIM905
-LISTS = {
-    "month": (
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-        "December",
-    ),
-    "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
-}  # fmt: skip
-ORDINAL = re.compile(r"(\d+)(st|nd|rd|th)")
-
-
-@dataclass(frozen=True)
-class _Fact:
-    """A name or a number, where it stands in a text, and the word before it."""
-
-    text: str
-    start: int
-    stop: int
-    before: str
-
-    @property
-    def kind(self) -> str:
-        """ "number 4" (of four digits), "ordinal", "month", "day" or "name": what may stand in its place."""
-        if self.text[0].isdigit():
-            return "ordinal" if ORDINAL.fullmatch(self.text) else f"number {len(self.text)}"
-        return next((kind for kind, words in LISTS.items() if self.text in words), "name")
 
 
 @dataclass(frozen=True)
@@ -68,7 +38,7 @@ class _Source:
     """An example to take answers from. facts: of its answer, those its question does not give away."""
 
     example: Example
-    facts: tuple[_Fact, ...]
+    facts: tuple[Fact, ...]
 
 
 def make_answers(
@@ -127,13 +97,13 @@ def _wrong(example: Example, near: Sequence[_Source], number: int) -> list[str]:
     return list(found)
 
 
-def _told(example: Example) -> list[_Fact]:
+def _told(example: Example) -> list[Fact]:
     """The facts of an answer that its question does not hold already."""
     given = _words(example.prompt)
-    return [fact for fact in _facts(example.response) if not _words(fact.text) <= given]
+    return [fact for fact in facts(example.response) if not _words(fact.text) <= given]
 
 
-def _swapped(example: Example, own: Sequence[_Fact], near: Sequence[_Source], number: int) -> Iterator[str]:
+def _swapped(example: Example, own: Sequence[Fact], near: Sequence[_Source], number: int) -> Iterator[str]:
     """The response with each of its facts changed for another of its kind; equal facts are changed alike."""
     said = _words(example.prompt) | _words(example.response)
     chosen: dict[str, list[str]] = {}
@@ -152,7 +122,7 @@ def _swapped(example: Example, own: Sequence[_Fact], near: Sequence[_Source], nu
         yield text
 
 
-def _instead(fact: _Fact, said: frozenset[str], near: Sequence[_Source], number: int) -> list[str]:
+def _instead(fact: Fact, said: frozenset[str], near: Sequence[_Source], number: int) -> list[str]:
     """Up to `number` facts of the kind of `fact`: those after the same word first, then those of the likest questions."""
     others = [
         other for source in near for other in source.facts if other.kind == fact.kind and not _words(other.text) <= said
@@ -164,7 +134,7 @@ def _instead(fact: _Fact, said: frozenset[str], near: Sequence[_Source], number:
     return found[:number]
 
 
-def _counted_on(fact: _Fact) -> list[str]:
+def _counted_on(fact: Fact) -> list[str]:
     """What follows a month, a day or a number: the other months or days, or its last digits counted on."""
     if fact.kind in LISTS:
         words = LISTS[fact.kind]
@@ -182,9 +152,9 @@ def _suffix(number: int) -> str:
     return "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 
 
-def _borrowed(example: Example, own: Sequence[_Fact], near: Sequence[_Source]) -> Iterator[str]:
+def _borrowed(example: Example, own: Sequence[Fact], near: Sequence[_Source]) -> Iterator[str]:
     """The answers to other questions that are no right answer to this one, about what this question names."""
-    about = [fact.text for fact in _facts(example.prompt)]
+    about = [fact.text for fact in facts(example.prompt)]
     words = _words(example.response)
     for source in near:
         other = source.example
@@ -192,48 +162,11 @@ def _borrowed(example: Example, own: Sequence[_Fact], near: Sequence[_Source]) -
         same = any(_words(fact.text) <= theirs for fact in own)
         if other.key == example.key or same or len(words & theirs) > ALIKE * len(words | theirs):
             continue
-        named = [fact.text for fact in _facts(other.prompt)]
+        named = [fact.text for fact in facts(other.prompt)]
         text = other.response
         if len(about) == len(named) == 1:
             text = text.replace(named[0], about[0])
         yield text
-
-
-def _facts(text: str) -> list[_Fact]:
-    """The names (runs of capitalised words) and numbers of a text, in order.
-
-    A capital at the beginning of a sentence makes no name by itself, and small words are taken off a name's front.
-    """
-    found: list[_Fact] = []
-    run: list[re.Match[str]] = []
-    for match in (*re.finditer(r"\d+(?:st|nd|rd|th)\b|\d+(?:[.,:/]\d+)*|[^\W\d_][\w’'-]*", text), None):
-        joined = run and match is not None and text[run[-1].end() : match.start()] == " "
-        capital = match is not None and match.group()[0].isupper()
-        if run and not (joined and capital):
-            found += _named(text, run)
-            run = []
-        if match is not None and match.group()[0].isdigit():
-            found.append(_Fact(match.group(), match.start(), match.end(), _before(text, match.start())))
-        elif match is not None and capital:
-            run.append(match)
-    return found
-
-
-def _named(text: str, run: list[re.Match[str]]) -> Iterator[_Fact]:
-    before = text[: run[0].start()].rstrip()
-    begins = not before or before[-1] in '.!?:;"“(\n'
-    words = run
-    while words and words[0].group().casefold() in PLAIN:
-        words, begins = words[1:], False
-    if words and not (begins and len(words) == 1):
-        stop = words[-1].end() - (2 if words[-1].group().endswith(("'s", "’s")) else 0)
-        start = words[0].start()
-        yield _Fact(text[start:stop], start, stop, _before(text, start))
-
-
-def _before(text: str, place: int) -> str:
-    """The word before a place, in small letters."""
-    return re.sub(r"\W", "", (text[:place].split() or [""])[-1]).casefold()
 
 
 def _words(text: str) -> frozenset[str]:
