@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from expunge.cli import main
-from expunge.models.checkpoint import fingerprint
+from expunge.models.fingerprint import fingerprint
 
 
 @pytest.fixture

@@ -218,8 +218,8 @@ def test_a_solve_goes_on_from_its_state_to_the_same_bits(solve: Callable[..., So
 def test_another_systems_state_is_refused(solve: Callable[..., Solution], tmp_path: Path) -> None:
     interrupted(solve, tmp_path / "state")
     budget = Budget(folder=tmp_path / "state")
-    for b, damping in ((draw(P, seed=2), 0.05), (draw(P, seed=1), 0.06)):
-        with pytest.raises(ConfigurationError, match="another solve"):
+    for b, damping, name in ((draw(P, seed=2), 0.05, "right-hand side b"), (draw(P, seed=1), 0.06, "damping λ")):
+        with pytest.raises(ConfigurationError, match=f"What differs: {name}"):
             solve(least_squares(), b, damping, budget=budget)
 
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from expunge.errors import ModelError, OutputError
 from expunge.files import atomic_path
 from expunge.models import Loaded, checkpoint, load, new_adapter
+from expunge.models.fingerprint import fingerprint
 from tests.conftest import build_model
 
 INDEX = "model.safetensors.index.json"
@@ -85,7 +86,7 @@ def test_fingerprint_by_hand_and_whatever_the_shards(tiny_folder: Path, sharded:
     digest = hashlib.sha256()
     for name, tensor in sorted(load_file(tiny_folder / "model.safetensors").items()):
         digest.update(json.dumps([name, "F32", list(tensor.shape)]).encode() + tensor.numpy().tobytes())
-    assert checkpoint.fingerprint(tiny_folder) == checkpoint.fingerprint(sharded) == digest.hexdigest()
+    assert fingerprint(tiny_folder) == fingerprint(sharded) == digest.hexdigest()
 
 
 @pytest.mark.parametrize("what", ["bit", "name", "shape", "dtype"])
@@ -104,7 +105,7 @@ def test_fingerprint_sees_every_difference(tmp_path: Path, what: str) -> None:
     for values, place in ((state, tmp_path / "one"), (other, tmp_path / "two")):
         place.mkdir()
         save_file(values, place / "model.safetensors")
-        prints.append(checkpoint.fingerprint(place))
+        prints.append(fingerprint(place))
     assert prints[0] != prints[1]
 
 

@@ -109,7 +109,7 @@ def test_files_that_are_cut_off_or_missing(tmp_path) -> None:
 
 
 def test_a_mask_is_for_one_model(tiny, tiny_folder, tmp_path) -> None:
-    from expunge.models.checkpoint import fingerprint
+    from expunge.models.fingerprint import fingerprint
 
     given = whole(tiny)
     mask = Mask.of(given, {"model": fingerprint(tiny_folder)})

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from expunge.errors import ConfigurationError, ModelError, OutputError, PatchError
 from expunge.models import checkpoint, load, new_adapter
+from expunge.models.fingerprint import fingerprint
 from expunge.patch import Patch, apply, create, revert
 from tests.models.test_checkpoint import everything, in_dtype, nudge
 
@@ -115,8 +116,8 @@ def test_wrong_models_are_refused_and_nothing_is_written(
     }[action]
     foreign = in_dtype(base, tmp_path / "foreign", torch.bfloat16)
     before = sorted(tmp_path.rglob("*"))
-    found = checkpoint.fingerprint(foreign)[:16]
-    expected = checkpoint.fingerprint(base if action == "apply" else other)[:16]
+    found = fingerprint(foreign)[:16]
+    expected = fingerprint(base if action == "apply" else other)[:16]
     with pytest.raises(PatchError, match=rf"expected .*{expected}.*found {found}.*other ones"):
         act(patch, foreign, tmp_path / "out")
     with pytest.raises(PatchError, match=opposite):

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from expunge.errors import PatchError
 from expunge.models import Loaded, checkpoint, load
+from expunge.models.fingerprint import fingerprint
 from expunge.patch import apply, create, revert
 from tests.models.test_checkpoint import everything, in_dtype
 
@@ -57,7 +58,7 @@ def test_apply_unmerged_merged_and_revert(tiny_folder: Path, tmp_path: Path, var
     patch = create(tiny_folder, adapter, tmp_path / "patch", method="npo")
     assert patch.manifest.kind == "lora"
     unmerged = apply(patch, tiny_folder, tmp_path / "unmerged")
-    assert checkpoint.fingerprint(unmerged) == checkpoint.fingerprint(adapter)
+    assert fingerprint(unmerged) == fingerprint(adapter)
     with torch.no_grad():
         expected = loaded.model(TOKENS).logits
         assert torch.equal(load(unmerged).model(TOKENS).logits, expected)

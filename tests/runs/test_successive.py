@@ -14,7 +14,7 @@ from expunge.evaluation import evaluate
 from expunge.evaluation.suites import Suite
 from expunge.methods import Context, method
 from expunge.models import load
-from expunge.models.checkpoint import fingerprint
+from expunge.models.fingerprint import fingerprint
 from expunge.reporting import render_report
 from expunge.request import Request, read_examples
 from expunge.runs.successive import successive
@@ -124,9 +124,9 @@ def test_parts_made_otherwise_are_not_taken_up(
     (tmp_path / "run.parts").mkdir()
     shutil.copytree(done / "1", tmp_path / "run.parts" / "1")
     other = {**options, "settings": {**SETTINGS, "lr": 2e-2}}
-    with pytest.raises(ConfigurationError, match="made with another method"):
+    with pytest.raises(ConfigurationError, match=r"What differs: lr \(0.01 then, 0.02 now\)"):
         successive(tiny_folder, files, out=tmp_path / "run", resume=True, **other)
-    with pytest.raises(ConfigurationError, match="another data"):
+    with pytest.raises(ConfigurationError, match="What differs: forget data"):
         successive(tiny_folder, files[::-1], out=tmp_path / "run", resume=True, **options)
 
 

@@ -147,7 +147,8 @@ def test_accumulation_equals_one_large_batch(tiny, small_request, combine, forge
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny, small_request, tmp_path, optimizer) -> None:
-    other, told = clone(tiny), {"combine": NormalizedDifference(), "rate": GeN(every=2), "optimizer": optimizer}
+    other, fresh = clone(tiny), clone(tiny)
+    told = {"combine": NormalizedDifference(), "rate": GeN(every=2), "optimizer": optimizer}
     told |= {"steps": 6, "lr": 1e-3, "checkpoint_every": 3}
     whole = descend(tiny, plan(**told), **sides(tiny, small_request))
     folder = tmp_path / "run.checkpoint"
@@ -159,7 +160,8 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny, small_reques
     with pytest.raises(KeyboardInterrupt):
         descend(other, plan(**told), **sides(other, small_request), folder=folder, progress=interrupt)
     assert checkpoints.step(folder) == 3
-    fresh = clone(other)
+    with pytest.raises(ConfigurationError, match="What differs: weights"):  # another model than the run began with
+        descend(clone(other), plan(**told), **sides(other, small_request), folder=folder, resume=True)
     resumed = descend(fresh, plan(**told), **sides(fresh, small_request), folder=folder, resume=True)
     assert [entry["step"] for entry in resumed.log] == list(range(6))
     assert resumed.log[-1]["lr"] == whole.log[-1]["lr"]
@@ -171,9 +173,10 @@ def test_resume_refuses_other_settings_and_no_checkpoint(tiny, small_request, tm
     folder = tmp_path / "run.checkpoint"
     with pytest.raises(ConfigurationError, match="no checkpoint"):
         descend(tiny, plan(), **sides(tiny, small_request), folder=folder, resume=True)
+    fresh = clone(tiny)
     descend(tiny, plan(steps=2, checkpoint_every=1), **sides(tiny, small_request), folder=folder)
-    with pytest.raises(ConfigurationError, match="other settings"):
-        descend(tiny, plan(steps=2, lr=0.5), **sides(tiny, small_request), folder=folder, resume=True)
+    with pytest.raises(ConfigurationError, match=r"What differs: lr \(0.1 then, 0.5 now\)\."):
+        descend(fresh, plan(steps=2, lr=0.5), **sides(fresh, small_request), folder=folder, resume=True)
 
 
 def test_same_seed_same_bits(tiny, small_request) -> None:

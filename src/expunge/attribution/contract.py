@@ -20,7 +20,6 @@ from expunge.errors import ConfigurationError, RequestError
 from expunge.gradients import Moments, mean_gradient, moments
 from expunge.losses import NLL, Loss
 from expunge.models import Loaded, answers
-from expunge.models.checkpoint import fingerprint
 from expunge.models.mask import Mask
 from expunge.request import Request
 from expunge.training.loop import CPU_TOKENS
@@ -174,11 +173,10 @@ class Attribution(ABC):
 
     def info(self, view: View) -> dict[str, Any]:
         """What a mask file says of its making."""
-        folder = view.loaded.folder
         return {
             "attribution": type(self).__name__,
             "settings": config.to_dict(self),
-            "model": fingerprint(folder) if folder.is_dir() else None,
+            "model": view.loaded.fingerprint,
             "forget_loss": repr(view.loss),
             "forget_examples": len(view.request.forget),
             "retain_examples": len(view.request.retain),

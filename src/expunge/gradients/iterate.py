@@ -6,13 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.files import atomic_path
 from expunge.gradients.hvp import Operator
+from expunge.identity import Identity, check_seal, seal
+from expunge.reading import foreign, read_text
 
 TENSORS, SUMMARY = "solve.safetensors", "solve.json"
 State = dict[str, Tensor]
@@ -34,6 +38,7 @@ class Budget:
     tolerance: the relative residual that is enough. passes: how often all n examples may be used; seconds: how long it
     may take, both checked after each iteration. folder: where the state is written every `every` seconds and at the end; a
     later call with the same system and a larger budget goes on from there, to the same result. progress: told each Point.
+    identity: what must be the same for that, besides the system itself.
     """
 
     tolerance: float = 1e-2
@@ -42,6 +47,7 @@ class Budget:
     folder: Path | None = None
     every: float = 60.0
     progress: Callable[[Point], None] | None = None
+    identity: Identity = Identity()
 
     def spent(self, point: Point) -> str | None:
         """Why a solve ends at `point`, or None if it goes on."""
@@ -78,13 +84,14 @@ def iterate(
     step: Callable[[State], State | str],
     measure: Callable[[State], float],
     budget: Budget,
-    identity: str,
+    identity: Identity,
 ) -> tuple[State, tuple[Point, ...], str]:
     """Repeat `step` until the budget is spent or it returns a reason to stop: the last state, the curve, the reason.
 
     Raises DivergedError as soon as the residual is not finite, ConfigurationError if the state kept in the budget's folder
-    is of another system (`identity` tells).
+    is damaged, or of another system (`identity`, and the budget's, tell; what differs is named).
     """
+    identity = budget.identity | identity
     found = _restore(budget.folder, identity, meter) if budget.folder else None
     if found:
         state, curve = found
@@ -116,26 +123,50 @@ def iterate(
 ADVICE = "Raise the damping λ, use the Gauss–Newton matrix, or allow more passes."
 
 
-def _save(folder: Path, identity: str, meter: Meter, state: State, curve: Sequence[Point]) -> None:
+@dataclass(frozen=True)
+class _Summary:
+    """The part of a kept state that is JSON."""
+
+    identity: dict[str, str]
+    examples: int
+    products: int
+    curve: list[tuple[float, float, float]]
+    devices: dict[str, str]
+
+
+_SUMMARY = TypeAdapter(_Summary)
+
+
+def _save(folder: Path, identity: Identity, meter: Meter, state: State, curve: Sequence[Point]) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_file(state, temporary / TENSORS)
         counts = {"examples": meter.examples, "products": meter.products}
         devices = {name: str(tensor.device) for name, tensor in state.items()}
-        summary = {"identity": identity, **counts, "curve": [astuple(point) for point in curve], "devices": devices}
+        points = [astuple(point) for point in curve]
+        summary = {"identity": dict(identity.facts), **counts, "curve": points, "devices": devices}
         (temporary / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
+        seal(temporary)
 
 
-def _restore(folder: Path, identity: str, meter: Meter) -> tuple[State, list[Point]] | None:
-    if not (folder / SUMMARY).is_file():
+def _restore(folder: Path, identity: Identity, meter: Meter) -> tuple[State, list[Point]] | None:
+    file = folder / SUMMARY
+    if not file.is_file():
         return None
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    if summary["identity"] != identity:
+    check_seal(folder, TENSORS, SUMMARY)
+    with foreign(file, ConfigurationError, what="is damaged"):
+        value: Any = json.loads(read_text(file, ConfigurationError))
+    try:
+        summary = _SUMMARY.validate_python(value)
+    except ValidationError as error:
         raise ConfigurationError(
-            f"{folder} holds the state of another solve (other data, parameters or damping). Remove it or choose another."
-        )
-    curve = [Point(*values) for values in summary["curve"]]
-    meter.examples, meter.products = summary["examples"], summary["products"]
+            f"{file} is no state of this version's solves: {error.errors()[0]['msg']}. Remove {folder} to start over."
+        ) from error
+    identity.check(summary.identity, folder)
+    curve = [Point(*values) for values in summary.curve]
+    meter.examples, meter.products = summary.examples, summary.products
     meter.begun = time.perf_counter() - curve[-1].seconds
-    state = {name: tensor.to(summary["devices"][name]) for name, tensor in load_file(folder / TENSORS).items()}
+    with foreign(folder / TENSORS, ConfigurationError, what="is damaged"):
+        tensors = load_file(folder / TENSORS)
+        state = {name: tensor.to(summary.devices[name]) for name, tensor in tensors.items()}
     return state, curve

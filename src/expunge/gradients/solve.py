@@ -4,7 +4,6 @@ Each reports its relative residual ‖(H + λI)Δ − b‖/‖b‖ along the way
 refuses an answer that is no better than Δ = 0. A damping λ is one number, or one for each entry [p].
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from expunge.errors import DivergedError
-from expunge.gradients.hvp import Operator, largest_eigenvalue, over
+from expunge.gradients.hvp import Curvature, Operator, largest_eigenvalue, over
 from expunge.gradients.iterate import ADVICE, Budget, Meter, Point, State, iterate
+from expunge.identity import Identity, digest
+from expunge.models.checkpoint import raw
 
 TAIL = 3  # `sgd` averages its iterates with weights ∝ t^TAIL: the last sixth has half of the weight
 DECAY = 20  # passes until the step of `sgd` is half of the first: a constant one leaves a floor under the residual
@@ -169,12 +170,20 @@ def better_than_nothing(solution: Solution) -> Solution:
     return solution
 
 
-def identity(name: str, operator: Operator, b: Tensor, damping: Damping, indices: Indices) -> str:
-    """Tells one system from another, so that a state is only ever continued for its own."""
-    digest = hashlib.blake2b(f"{name} {len(operator)} {list(over(operator, indices))}".encode(), digest_size=16)
-    for tensor in (b, torch.as_tensor(damping)):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def identity(name: str, operator: Operator, b: Tensor, damping: Damping, indices: Indices) -> Identity:
+    """Tells one system from another, so that a state is only ever continued for its own.
+
+    Of a model's curvature the examples, its kind and the adapter's weights count, too; b depends on all other weights.
+    """
+    vectors = {"right-hand side b": b, "damping λ": torch.as_tensor(damping)}
+    hashes = {key: digest([str(value.dtype).encode(), raw(value)]) for key, value in vectors.items()}
+    facts = Identity.of(solver=name, examples=len(operator), **hashes)
+    facts |= Identity.of(**{"examples of H": digest(str(index).encode() for index in over(operator, indices))})
+    if not isinstance(operator, Curvature):
+        return facts
+    theta = digest(part for key, param in operator.params.items() for part in (key.encode(), raw(param)))
+    items = digest(repr(item).encode() for item in operator.items)
+    return facts | Identity.of(curvature=operator.kind, **{"θ": theta, "fine-tuning set, as encoded": items})
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:

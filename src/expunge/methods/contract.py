@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from expunge.data import Encoder
+from expunge.identity import Identity
 from expunge.models import Loaded
 from expunge.request import Example, Request
 from expunge.training import History
@@ -13,8 +14,9 @@ from expunge.training.loop import Progress
 
 @dataclass(frozen=True)
 class Context:
-    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to tell.
+    """What a method needs besides the model and the request: how to encode, where to checkpoint, whom to notify.
 
+    identity: what a run must share with a checkpoint to go on from it, besides what the training itself compares.
     chunk_tokens: how long the pieces of a longer running text are, where a method reads a file; default: `max_length`.
     """
 
@@ -23,6 +25,7 @@ class Context:
     resume: bool = False
     progress: Progress | None = None
     chunk_tokens: int | None = None
+    identity: Identity = Identity()
 
 
 class Method(Protocol):

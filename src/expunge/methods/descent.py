@@ -116,6 +116,7 @@ class Descent:
             folder=context.checkpoint,
             resume=context.resume,
             progress=context.progress,
+            identity=context.identity,
         )
         history.notes.extend(notes)
         if self.stop_forget_nll == "holdout":

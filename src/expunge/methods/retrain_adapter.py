@@ -49,6 +49,7 @@ class RetrainAdapter(Recipe):
             checkpoint=context.checkpoint,
             resume=context.resume,
             progress=context.progress,
+            identity=context.identity,
         )
         others = differences(self.recipe, loaded.folder)
         if others:

@@ -71,7 +71,9 @@ def budget(settings: "LLMEraser", context: Context, number: int, operator: Curva
             entry = {"step": len(done) - 1, "round": number, "residual": point.residual}
             context.progress(entry, max(products, len(done)))
 
-    return Budget(settings.tolerance, settings.passes, settings.seconds, folder, progress=tell)
+    return Budget(
+        settings.tolerance, settings.passes, settings.seconds, folder, progress=tell, identity=context.identity
+    )
 
 
 def add(

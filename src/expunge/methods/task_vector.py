@@ -19,7 +19,7 @@ from expunge.evaluation.metrics.memorization import extraction_strength, probabi
 from expunge.gradients import global_norm
 from expunge.methods.contract import Context
 from expunge.models import Loaded
-from expunge.models.checkpoint import fingerprint
+from expunge.models.fingerprint import fingerprint
 from expunge.models.loading import resolve
 from expunge.models.weights import Weights, copied, holding, read, trainable
 from expunge.request import Example, Request
@@ -139,6 +139,7 @@ class TaskVector:
                 checkpoint=context.checkpoint,
                 resume=context.resume,
                 progress=context.progress,
+                identity=context.identity,
             )
             end = copied(trainable(loaded))
         history.log, history.notes = made.log, [f"θ_f: {note}" for note in made.notes]

@@ -5,7 +5,6 @@ dtype, shape and place, and then the tensors' bytes. The safetensors library che
 bytes are then read here, tensor by tensor, since the library's writer wants all tensors of a file in memory at once.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -137,19 +136,6 @@ def weight_files(folder: Path) -> dict[str, Path]:
 def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of every tensor in the order of their names, one in memory at a time."""
     return ((name, item.read()) for name, item in stored(folder).items())
-
-
-def fingerprint(folder: Path) -> str:
-    """The sha256 over name, dtype, shape and bytes of all tensors in the order of their names, as 64 hex digits.
-
-    Two folders have the same one exactly if their weights are the same bits, however they are spread over files.
-    """
-    digest = hashlib.sha256()
-    for name, item in stored(folder).items():
-        digest.update(json.dumps([name, item.dtype, item.shape]).encode())
-        for part in item.chunks():
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def raw(tensor: Tensor) -> memoryview:

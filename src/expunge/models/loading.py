@@ -6,7 +6,8 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from expunge.data import Encoder
 from expunge.errors import ModelError
+from expunge.models.stamp import Stamp
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ADAPTER_CONFIG = "adapter_config.json"
@@ -28,11 +30,23 @@ class Loaded:
     """A causal language model, its tokenizer and the folder both came from.
 
     `model` is a transformers model, or a PEFT model where the folder is an adapter's or a new adapter was asked for.
+    `stamp`: the files as they were when they were read.
     """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     folder: Path
+    stamp: Stamp | None = None
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the weights it was loaded from (see `models.fingerprint`); None if they are no folder here.
+
+        Taken when it is first asked for, and held. Raises ModelError if the files have changed since they were read.
+        """
+        from expunge.models.fingerprint import as_loaded  # it reads folders by this file's rules
+
+        return as_loaded(self)
 
     @property
     def is_adapter(self) -> bool:
@@ -70,6 +84,7 @@ def load(
     holds pickled weights only.
     """
     folder = resolve(folder)
+    stamp = Stamp.of(folder, *([Path(adapter_base(folder) or "")] if is_adapter_folder(folder) else []))
     if is_adapter_folder(folder):
         model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
     else:
@@ -78,7 +93,7 @@ def load(
     check_vocabulary(model, tokenizer, folder)
     model.eval()
     nn.Module.to(model, device or default_device())
-    return Loaded(model, tokenizer, folder)
+    return Loaded(model, tokenizer, folder, stamp)
 
 
 def open_encoder(folder: Path | str, max_length: int = 512, *, trust_remote_code: bool = False) -> Encoder:
@@ -154,7 +169,7 @@ def new_adapter(
     except ValueError as error:
         raise ModelError(f"No LoRA adapter could be added to {loaded.folder}: {error}") from error
     model.eval()
-    return Loaded(model, loaded.tokenizer, loaded.folder)
+    return replace(loaded, model=model)
 
 
 def save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:

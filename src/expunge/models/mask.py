@@ -14,7 +14,8 @@ from torch import Tensor
 
 from expunge.errors import ConfigurationError
 from expunge.files import atomic_path
-from expunge.models.checkpoint import NAMES, fingerprint, read_file, write_file
+from expunge.models.checkpoint import NAMES, read_file, write_file
+from expunge.models.fingerprint import is_of
 from expunge.models.loading import Loaded
 
 KEY = "expunge-mask"
@@ -110,7 +111,7 @@ class Mask:
                     "Make a mask for this model with `expunge attribute`."
                 )
         made_for = self.info.get("model")
-        if made_for and loaded.folder.is_dir() and fingerprint(loaded.folder) != made_for:
+        if made_for and loaded.folder.is_dir() and not is_of(made_for, loaded.folder):
             raise ConfigurationError(
                 f"The mask was made for other weights (fingerprint {made_for[:16]}…) than those of {loaded.folder}. "
                 "Make a mask for this model with `expunge attribute`."

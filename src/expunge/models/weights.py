@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import ModelError
-from expunge.models.checkpoint import fingerprint
+from expunge.models.fingerprint import fingerprint
 from expunge.models.loading import Loaded, adapter_base, load, resolve
 
 Weights = dict[str, Tensor]

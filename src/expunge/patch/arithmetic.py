@@ -10,7 +10,8 @@ from torch import Tensor
 from expunge import __version__
 from expunge.errors import ConfigurationError, OutputError, PatchError
 from expunge.files import atomic_path
-from expunge.models.checkpoint import Stored, fingerprint, rewrite, stored, write_adapter, write_file
+from expunge.models.checkpoint import Stored, rewrite, stored, write_adapter, write_file
+from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import adapter_base, is_adapter_folder, resolve
 from expunge.patch import lora
 from expunge.patch.format import FILE, KEY, Change, Manifest, Patch, Totals, difference, finite, measure, shift, write
@@ -101,10 +102,10 @@ def revert(patch: Patch | Path | str, model: Path | str, out: Path | str, *, ove
     with atomic_path(out, overwrite=overwrite) as temporary:
         if manifest.kind == "lora" and not is_adapter_folder(model):
             _refuse_merged(model, manifest)
-        _check_model(model, manifest.patched, manifest.base, "patched", "This is the base: there is nothing to revert.")
         if manifest.kind == "lora":
             source = _adapter_source(model, manifest)
             _check_out(out, source)
+        _check_model(model, manifest.patched, manifest.base, "patched", "This is the base: there is nothing to revert.")
         names = patch.names if manifest.kind == "dense" else ()
         rewrite(source, names, lambda name, old: shift(old, patch.tensor(name), -1), temporary)
         _check_result(temporary, manifest.base, patch)
@@ -193,10 +194,10 @@ def _check_finite(name: str, tensor: Tensor, folder: Path) -> None:
 
 
 def _check_model(model: Path, expected: str, other: str, role: str, if_other: str) -> None:
-    found = fingerprint(model)
-    if found == expected:
+    if is_of(expected, model):
         return
-    why = if_other if found == other else "Its weights are other ones, or have changed since."
+    found = fingerprint(model)
+    why = if_other if is_of(other, model) else "Its weights are other ones, or have changed since."
     raise PatchError(
         f"{model} is not the {role} model of this patch: expected weights with the fingerprint {expected[:16]}…, "
         f"found {found[:16]}…. {why}"
@@ -222,8 +223,8 @@ def _adapter_source(model: Path, manifest: Manifest) -> Path:
 
 
 def _check_result(folder: Path, expected: str, patch: Patch) -> None:
-    found = fingerprint(folder)
-    if found != expected:
+    if not is_of(expected, folder):
+        found = fingerprint(folder)
         raise PatchError(
             f"The result has the fingerprint {found[:16]}…, not the recorded {expected[:16]}…: {patch.path} is "
             "damaged. Nothing was written."

@@ -1,5 +1,6 @@
 """Which tensor is combined with which: the checks of `edit`, all of them before a byte is written."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -256,5 +257,9 @@ def _identity(folder: Path) -> dict[str, Any]:
 
 
 def _files(files: list[Path]) -> dict[str, list[int]]:
-    """Size and time of change of each file: enough to see that it is not the one an interrupted run read."""
-    return {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    """Size, inode and times of change of each file: enough to see that it is not the one an interrupted run read."""
+
+    def entry(status: os.stat_result) -> list[int]:
+        return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+
+    return {str(file.resolve()): entry(file.stat()) for file in files}

@@ -13,7 +13,7 @@ from expunge.evaluation.attacks.scene import summarise
 from expunge.evaluation.suites import Suite
 from expunge.files import refuse_existing, write_json
 from expunge.models import Loaded, load
-from expunge.models.checkpoint import fingerprint
+from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import resolve
 from expunge.reporting import read_results, write_report
 from expunge.runs.record import Listener, results_of
@@ -133,7 +133,7 @@ def _fingerprints(places: Mapping[str, Path | str], standing: Mapping[str, Any] 
     found = {role: fingerprint(folder) for role, folder in folders.items() if folder.is_dir()}
     known = ((standing or {}).get("hashes") or {}).get("models") or {}
     for role, value in found.items():
-        if known and value not in known.values():
+        if known and not any(is_of(each, folders[role]) for each in known.values()):
             raise ConfigurationError(
                 f"{target} is of other models: the {role} model's weights in {places[role]} ({value[:12]}…) are none of "
                 "those it was measured on. Give the same model, or write to a place of its own with --out."

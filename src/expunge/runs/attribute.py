@@ -15,7 +15,8 @@ from expunge.losses import LOSSES, Loss
 from expunge.models import load, new_adapter
 from expunge.models.mask import Mask
 from expunge.request import Request
-from expunge.runs.record import Listener, sha256
+from expunge.runs import inputs
+from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
 
 
@@ -55,6 +56,7 @@ def attribute(
     refuse_existing(out, overwrite=overwrite)
     chosen, forget_loss = _made(method, settings or {}, loss)
     others = {name: Mask.open(path) for name, path in (compare or {}).items()}
+    data = inputs.hashed(forget=forget, retain=retain)
     request = Request.read(forget, retain)
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
@@ -70,11 +72,10 @@ def attribute(
     view = View(loaded, request, encoder, forget_loss, batch_size, seed, listener.batch)
     _check_others(others, view)
     mask = chosen.mask(view)
-    data = {"forget": forget, "retain": retain}
     info = {
         **mask.info,
         "version": expunge.__version__,
-        "data": {name: sha256(path) for name, path in data.items() if path is not None},
+        "data": {name: inputs.together(files) for name, files in data.items()},
         "insight": describe(mask, others),
     }
     made = Mask(mask.tensors, mask.shapes, info)

@@ -138,7 +138,7 @@ def evaluate_model(
     suite = tuned.apart(suite, marks, leave_out=leave_out_tuned)
     roles = {"retrained": reference, "original": original, "unlearned": model}
     found: dict[str, Evaluation] = {}
-    folders: dict[str, Path] = {}
+    weights: dict[str, str | None] = {}
     for role, folder in roles.items():
         if folder is None:
             continue
@@ -149,7 +149,7 @@ def evaluate_model(
             continue
         listener.stage(f"evaluating the {role} model")
         loaded = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        folders[role] = loaded.folder
+        weights[role] = loaded.fingerprint
         found[role] = evaluate(
             loaded,
             suite,
@@ -163,13 +163,13 @@ def evaluate_model(
             progress=listener.batch,
         )
     if original is not None:
-        others = {role: folder for role, folder in roles.items() if folder and role in folders and role != "original"}
+        others = {role: folder for role, folder in roles.items() if folder and role in weights and role != "original"}
         options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
         sizes = {"max_length": max_length, "batch_size": batch_size}
         found = beside_original(original, others, suite, found, deep=deep, listener=listener, **sizes, **options)
-    made = hashes(folders, found)
-    weights = made["models"]
-    same = weights["unlearned"] == weights["original"] if {"unlearned", "original"} <= weights.keys() else None
+    made = hashes(weights, found)
+    known = made["models"]
+    same = known["unlearned"] == known["original"] if {"unlearned", "original"} <= known.keys() else None
     runs = [
         result(method if role == "unlearned" else role, role, found[role], controls=found, same_weights=same)
         for role in ("original", "retrained", "unlearned")

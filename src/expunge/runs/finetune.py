@@ -11,7 +11,9 @@ from expunge.data.corpus import chunk_note, chunks
 from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.models import load, new_adapter
 from expunge.models.checkpoint import save_model
+from expunge.models.fingerprint import check_unchanged
 from expunge.request import read_examples
+from expunge.runs import inputs
 from expunge.runs.record import Clock, Listener, checkpoint_of, run_record
 from expunge.training import Finetuning, History
 
@@ -40,10 +42,14 @@ def finetune(
     out, listener, clock = Path(out), listener or Listener(), Clock()
     refuse_existing(out, overwrite=overwrite)
     files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
+    sources = inputs.hashed(training=files)["training"]
     examples = [example for file in files for example in read_examples(file)]
     chosen = config.build(Finetuning, settings or {})
     listener.stage("loading")
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    lengths = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+    asked = {**lengths, "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
+    identity = inputs.identity(chosen, loaded.fingerprint, {"training": sources}, **asked)
     if lora is not None:
         loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
     clock.lap("load")
@@ -53,19 +59,22 @@ def finetune(
     if note := chunk_note(texts, examples):
         listener.note(note)
     listener.stage(f"fine-tuning on {len(examples)} examples")
-    history = chosen(loaded, examples, encoder, checkpoint=checkpoint, resume=resume, progress=listener.step)
+    history = chosen(
+        loaded, examples, encoder, checkpoint=checkpoint, resume=resume, progress=listener.step, identity=identity
+    )
     clock.lap("train")
     for note in history.notes:
         listener.note(note)
+    check_unchanged(loaded)
     with atomic_path(out, overwrite=overwrite) as folder:
         folder.mkdir()
         save_model(loaded, folder / "model")
         (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history.log), encoding="utf-8")
         clock.lap("write")
-        lengths = {"max_length": max_length, "chunk_tokens": chunk_tokens}
         configuration = {"finetuning": config.to_dict(chosen), "lora": lora, **lengths}
-        data_files = {file.name: file for file in files}
+        data_files = {Path(file.path).name: (file,) for file in sources}
         record = run_record("finetune", configuration, clock=clock, data=data_files, model=loaded)
+        record["identity"] = dict(identity.facts)
         write_json(folder / "run.json", record)
     shutil.rmtree(checkpoint, ignore_errors=True)
     return history

@@ -18,9 +18,9 @@ from expunge.methods import Context
 from expunge.methods.llmeraser import LLMEraser
 from expunge.models import load
 from expunge.models.adapters import learned_adapter
-from expunge.models.checkpoint import fingerprint
 from expunge.request import Example, Request, read_examples
-from expunge.runs.record import Listener, sha256
+from expunge.runs import inputs
+from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
 
 FACTOR = 10.0  # of the mean eigenvalue: λ where no request is there to choose it by
@@ -62,6 +62,7 @@ def influence(
         raise ConfigurationError(
             "There is nothing to predict: give --forget and --retain, or --supports K with the fine-tuning set as --train."
         )
+    sources = inputs.hashed(forget=forget, retain=retain, probes=probes, train=eraser.train)
     asked = read_examples(probes)
     request = None
     if forget is not None:
@@ -76,12 +77,8 @@ def influence(
     found: dict[str, Any] = {
         "command": "influence",
         "version": expunge.__version__,
-        "model": {"path": str(loaded.folder), "fingerprint": fingerprint(loaded.folder)},
-        "data": {
-            name: {"path": str(path), "sha256": sha256(path)}
-            for name, path in {"forget": forget, "retain": retain, "probes": probes, "train": eraser.train}.items()
-            if path is not None
-        },
+        "model": {"path": str(loaded.folder), "fingerprint": loaded.fingerprint},
+        "data": inputs.described(sources),
         "settings": config.to_dict(eraser),
     }
     rows = [{**_shown(example), "loss": loss} for example, loss in zip(asked, losses(probed).tolist(), strict=True)]

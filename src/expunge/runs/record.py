@@ -22,8 +22,8 @@ from expunge.evaluation.comparison import paired
 from expunge.evaluation.detectors import disclosed, findings, never_memorised
 from expunge.evaluation.statistics import share_interval
 from expunge.models import Loaded
-from expunge.models.checkpoint import fingerprint
 from expunge.reporting import read_results
+from expunge.runs.inputs import Inputs, described
 from expunge.training import History
 
 CONTROLS = ("original", "retrained")
@@ -73,18 +73,17 @@ def run_record(
     configuration: Mapping[str, Any],
     *,
     clock: Clock,
-    data: Mapping[str, Path | str | None] | None = None,
+    data: Inputs | None = None,
     model: Loaded | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json`: version, commit, configuration, hashes of data and model, timings, peak memory."""
-    files = {name: path for name, path in (data or {}).items() if path is not None}
     return {
         "command": command,
         "version": expunge.__version__,
         "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "configuration": dict(configuration),
-        "data": {name: {"path": str(path), "sha256": sha256(path)} for name, path in files.items()},
+        "data": described(data or {}),
         "model": _described(model) if model else None,
         "seconds": {name: round(value, 3) for name, value in clock.seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(), 1),
@@ -96,7 +95,7 @@ def _described(loaded: Loaded) -> dict[str, Any]:
     params = list(loaded.model.parameters())
     return {
         "path": str(loaded.folder),
-        "fingerprint": fingerprint(loaded.folder) if loaded.folder.is_dir() else None,
+        "fingerprint": loaded.fingerprint,
         "parameters": sum(param.numel() for param in params),
         "trainable": sum(param.numel() for param in params if param.requires_grad),
     }
@@ -151,16 +150,16 @@ def warn_early(listener: Listener, found: Mapping[str, Evaluation]) -> None:
             listener.note(f"warning: {finding.text}")
 
 
-def hashes(models: Mapping[str, Path | None], found: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """What was measured, to be recognised again: the fingerprint of each model's weights that lie in a folder, and the
-    sha256 of each set's examples (id, prompt and response, one JSON list a line, sorted).
+def hashes(weights: Mapping[str, str | None], found: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """What was measured, to be recognised again: the fingerprint of each model's weights, as taken when it was loaded
+    (None: it is no folder here), and the sha256 of each set's examples (id, prompt and response, one JSON list a line,
+    sorted).
     """
-    folders = {role: folder for role, folder in models.items() if folder is not None and folder.is_dir()}
     data = {}
     for name, rows in next(iter(found.values())).examples.items() if found else ():
         lines = sorted(json.dumps([row.get("id"), row.get("prompt"), row.get("response")]) for row in rows)
         data[name] = {"examples": len(rows), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
-    return {"models": {role: fingerprint(folder) for role, folder in folders.items()}, "data": data}
+    return {"models": {role: known for role, known in weights.items() if known is not None}, "data": data}
 
 
 def read_evaluation(path: Path | str) -> Evaluation | None:
@@ -210,16 +209,6 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def sha256(path: Path | str) -> str:
-    """Of a file's bytes; of a folder, of its files' names and bytes in order."""
-    path, digest = Path(path), hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file()):
-        digest.update(file.name.encode())
-        with file.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()
 
 
 def peak_memory_mb() -> float:

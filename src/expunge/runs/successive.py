@@ -13,14 +13,16 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.suites import Suite, request_suite
 from expunge.files import atomic_path, refuse_existing, write_json, write_text
+from expunge.identity import digest
 from expunge.methods import Method, name_of, tuned_on
 from expunge.methods import method as make_method
 from expunge.models import load
-from expunge.models.checkpoint import fingerprint
+from expunge.models.fingerprint import fingerprint
 from expunge.models.loading import resolve
 from expunge.reading import foreign, part, read_object, read_text
 from expunge.reporting import write_report
 from expunge.request import Example, Request, read_examples
+from expunge.runs import inputs
 from expunge.runs.record import (
     Clock,
     Listener,
@@ -29,7 +31,6 @@ from expunge.runs.record import (
     result,
     results_of,
     run_record,
-    sha256,
     warn_early,
 )
 from expunge.runs.texts import in_chunks
@@ -58,6 +59,7 @@ class _Plan:
     suite: Suite | None
     reference: Path | str | None
     limit: int | None
+    kept: inputs.Inputs  # the retain and holdout files as they were when the run began
     sizes: Mapping[str, Any]  # max_length, chunk_tokens
     max_new_tokens: int
     options: Mapping[str, Any] = field(default_factory=dict)  # dtype, device, trust_remote_code
@@ -146,6 +148,7 @@ def successive(
     parts = out.with_name(out.name + ".parts")
     if not resume:
         shutil.rmtree(parts, ignore_errors=True)
+    data = inputs.hashed(**{f"forget {number}": path for number, path in enumerate(forget, start=1)})
     plan = _Plan(
         model=resolve(model),
         parts=parts,
@@ -157,6 +160,7 @@ def successive(
         suite=suite,
         reference=reference,
         limit=limit,
+        kept=inputs.hashed(retain=retain, holdout=holdout),
         sizes={"max_length": max_length, "chunk_tokens": chunk_tokens},
         max_new_tokens=max_new_tokens,
         options={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
@@ -172,12 +176,11 @@ def successive(
     more: dict[str, Any] = {"successive": {"kind": kind, "points": points}}
     more |= {"tuned_on": sorted(plan.marks)} if plan.marks else {}
     results = results_of(f"{title}: {name}", plan.measured_on(1).name, runs, **more)
-    data = {f"forget {number}": path for number, path in enumerate(forget, start=1)}
     record = run_record(
         "successive",
         {"method": config.to_dict(plan.chosen), "kind": kind, **plan.sizes},
         clock=clock,
-        data={**data, "retain": retain, "holdout": holdout},
+        data={**data, **plan.kept},
     )
     listener.stage(f"writing {out}")
     with atomic_path(out, overwrite=overwrite) as folder:
@@ -227,6 +230,7 @@ def _step(
             start, asked, plan.retain, plan.holdout, out=target, method=plan.chosen, output="model",
             evaluate_models=False, resume=begun, listener=listener, **plan.sizes, **plan.options,
         )  # fmt: skip
+        _check_same(plan, target, start, asked)  # no file was replaced since the first step
         (plan.parts / f"{step}.json").unlink(missing_ok=True)  # of another model
     controls = _comparable(plan, step, before)
     role, suite = f"{step}", plan.measured_on(step)
@@ -251,18 +255,16 @@ def _measured(
     """The model's evaluation, kept in `<out>.parts` with the fingerprint of its weights and what it was asked."""
     place, known = plan.parts / f"{role}.json", None
     folder = resolve(model)
-    asked = {name: sorted(example.mark for example in rows) for name, rows in suite.sets.items()}
     made = {
         "model": fingerprint(folder) if folder.is_dir() else str(folder),
-        "asked": asked,
-        "suite": suite.name,
-        "reference": reference is not None,
-        "max_new_tokens": suite.max_new_tokens,
+        "asked": digest([repr(suite).encode()]),
+        "reference": json.loads(json.dumps(reference.to_dict())) if reference is not None else None,
+        "dtype": plan.options["dtype"],
         **plan.sizes,
     }
     if place.is_file():
         known = read_object(place, ConfigurationError)
-    if known is not None and known.get("made") == made:
+    if known is not None and known.get("made") == made and known.get("sha256") == _sealed(known.get("evaluation")):
         with foreign(place, ConfigurationError, what="is damaged"):
             return Evaluation.from_dict(known["evaluation"])
     listener.stage(f"evaluating {f'the {role} model' if not role.isdigit() else f'after request {role}'}")
@@ -270,32 +272,22 @@ def _measured(
         load(folder, **plan.options), suite, max_length=plan.sizes["max_length"], reference=reference,
         progress=listener.batch,
     )  # fmt: skip
-    write_json(place, {"made": made, "evaluation": found.to_dict()})
+    evaluation = json.loads(json.dumps(found.to_dict()), parse_constant=lambda _: None)
+    write_json(place, {"made": made, "evaluation": evaluation, "sha256": _sealed(evaluation)})
     return found
 
 
+def _sealed(evaluation: Any) -> str:
+    return digest([json.dumps(evaluation, sort_keys=True).encode()])
+
+
 def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
-    """Refuse to go on from a step that was made with other settings, data or from another model."""
-    configuration, files = _record(target, "configuration"), _record(target, "data")
-    data = {"forget": asked, "retain": plan.retain, "holdout": plan.holdout}
-    wanted = {
-        "method": json.loads(json.dumps(config.to_dict(plan.chosen))),
-        "data": {name: sha256(path) for name, path in data.items() if path is not None},
-        "model": fingerprint(start) if start.is_dir() else None,
-        **plan.sizes,
-    }
-    made = {
-        "method": configuration.get("method"),
-        "data": {name: file.get("sha256") if isinstance(file, dict) else None for name, file in files.items()},
-        "model": _record(target, "model").get("fingerprint"),
-        **{name: configuration.get(name) for name in plan.sizes},
-    }
-    other = [name for name in wanted if wanted[name] != made[name]]
-    if other:
-        raise ConfigurationError(
-            f"{target} was made with another {' and another '.join(other)} than asked for now: it is no part of this run. "
-            "Give the same as before, or start anew without --resume."
-        )
+    """Refuse to go on from a step that was made with other settings, other data or from another model."""
+    data = {**inputs.hashed(forget=asked, train=getattr(plan.chosen, "train", None)), **plan.kept}
+    options = {**plan.sizes, "dtype": plan.options["dtype"], "lora": None, "lora_targets": []}
+    weights = fingerprint(start) if start.is_dir() else None
+    wanted = inputs.identity(plan.chosen, weights, data, **options)
+    wanted.check(_record(target, "identity"), target)
 
 
 def _record(target: Path, name: str) -> dict[str, Any]:

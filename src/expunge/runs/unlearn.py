@@ -15,9 +15,11 @@ from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.methods import Context, Method, name_of
 from expunge.methods import method as make_method
 from expunge.models import Loaded, load, new_adapter
-from expunge.models.checkpoint import fingerprint, save_model
+from expunge.models.checkpoint import save_model
+from expunge.models.fingerprint import check_unchanged, fingerprint
 from expunge.reporting import write_report
 from expunge.request import Request
+from expunge.runs import inputs
 from expunge.runs.record import (
     Clock,
     Listener,
@@ -27,7 +29,6 @@ from expunge.runs.record import (
     result,
     results_of,
     run_record,
-    sha256,
     warn_early,
 )
 from expunge.runs.texts import in_chunks
@@ -83,9 +84,10 @@ def unlearn(
     out, listener, clock = Path(out), listener or Listener(), Clock()
     refuse_existing(out, overwrite=overwrite)
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+    chosen = make_method(method, settings) if isinstance(method, str) else method
+    data = inputs.hashed(forget=forget, retain=retain, holdout=holdout, train=getattr(chosen, "train", None))
     request = Request.read(forget, retain, holdout)
     request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
-    chosen = make_method(method, settings) if isinstance(method, str) else method
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     suite, marks = _apart(suite, chosen, request, tuned_on, leave_out=leave_out_tuned)
     options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
@@ -94,6 +96,8 @@ def unlearn(
     board.add_reference(reference, options)
     loaded = load(model, **options)
     _check_output(loaded, output)
+    asked = {**cutting, "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
+    identity = inputs.identity(chosen, loaded.fingerprint, data, **asked)
     clock.lap("load")
     board.add("original", loaded)
     if lora is not None:
@@ -101,7 +105,7 @@ def unlearn(
     clock.lap("evaluate")
 
     checkpoint = checkpoint_of(out, resume=resume)
-    context = Context(loaded.encoder(max_length), checkpoint, resume, listener.step, chunk_tokens)
+    context = Context(loaded.encoder(max_length), checkpoint, resume, listener.step, chunk_tokens, identity)
     history = _forget(chosen, loaded, request, context, listener)
     seconds = clock.lap("unlearn")
     board.add("unlearned", loaded)
@@ -111,15 +115,16 @@ def unlearn(
     results |= record
     listener.stage(f"writing {out}")
     configuration = {"method": config.to_dict(chosen), "lora": lora, **cutting, "output": output}
-    data = {"forget": forget, "retain": retain, "holdout": holdout}
+    check_unchanged(loaded)
     with atomic_path(out, overwrite=overwrite) as folder:
         written = _write_weights(loaded, chosen, folder, output)
-        results["hashes"] = hashes({"original": loaded.folder, "retrained": board.gold}, board.evaluations)
-        results["hashes"]["models"]["unlearned"] = written
-        results["hashes"]["request"] = {name: sha256(path) for name, path in data.items() if path is not None}
+        weights = {"original": loaded.fingerprint, "retrained": board.gold, "unlearned": written}
+        results["hashes"] = hashes(weights, board.evaluations)
+        results["hashes"]["request"] = {name: inputs.together(files) for name, files in data.items()}
         clock.lap("write")
         _write_records(folder, history, results)
         record |= run_record("unlearn", configuration, clock=clock, data=data, model=loaded)
+        record["identity"] = dict(identity.facts)
         write_json(folder / "run.json", record)
     checkpoint_of(out, resume=False)  # the run is whole: its checkpoints are not needed any more
     return results
@@ -158,7 +163,7 @@ class _Board:
     listener: Listener
     wanted: bool
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
-    gold: Path | None = None  # the retrained model's folder
+    gold: str | None = None  # the retrained model's fingerprint
 
     def add(self, role: str, loaded: Loaded) -> None:
         if self.wanted:
@@ -176,7 +181,7 @@ class _Board:
         known = read_evaluation(reference)
         if known is None:
             loaded = load(reference, **options)
-            self.gold = loaded.folder
+            self.gold = loaded.fingerprint
             self.add("retrained", loaded)
         else:
             self.evaluations["retrained"] = known

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from expunge import config
 from expunge.config import Count, NonNegative, Positive
 from expunge.data import Encoder, cut_note
+from expunge.identity import Identity
 from expunge.losses import NLL
 from expunge.models import Loaded
 from expunge.request import Example
@@ -54,8 +55,9 @@ class Finetuning(Recipe):
         checkpoint: Path | None = None,
         resume: bool = False,
         progress: Progress | None = None,
+        identity: Identity = Identity(),
     ) -> History:
-        """Train `loaded.model` in place."""
+        """Train `loaded.model` in place. `identity`: see `training.descend`."""
         side = Side.of(NLL(), examples, encoder)
         per_step = min(self.batch_size * self.accumulation, len(examples))
         shared: dict[str, Any] = {
@@ -63,7 +65,9 @@ class Finetuning(Recipe):
         }
         steps = self.steps or max(1, round(self.epochs * len(examples) / per_step))
         plan = Plan(**(shared | {"steps": steps, "combine": WeightedSum()}))
-        history = descend(loaded, plan, retain=side, folder=checkpoint, resume=resume, progress=progress)
+        history = descend(
+            loaded, plan, retain=side, folder=checkpoint, resume=resume, progress=progress, identity=identity
+        )
         note = cut_note((row for rows in side.items for row in rows), encoder.max_length)
         history.notes.extend([note] if note else [])
         return history

@@ -27,10 +27,12 @@ from torch import Tensor, nn
 from expunge.data import collate, packs
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import global_norm
+from expunge.identity import Identity
 from expunge.models import Loaded, answers
 from expunge.models.mask import Mask
 from expunge.training import checkpoint, optimizers
 from expunge.training.combine import Combination, Measured
+from expunge.training.identity import training_identity
 from expunge.training.masked import Masked
 from expunge.training.rates import GeN, Rate
 from expunge.training.sampling import Stream
@@ -90,17 +92,21 @@ def descend(
     folder: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    identity: Identity = Identity(),
 ) -> History:
     """Train `loaded.model` in place on its trainable parameters. Either side may be absent.
 
     With `mask` the update is m ⊙ that of the optimizer, and what it freezes keeps its bits. `folder` is where
-    checkpoints go (and where `resume` looks for one). Raises ConfigurationError for a mask of other parameters, and
-    DivergedError at the first loss or gradient that is not finite: the model then holds the weights of the last step
-    whose losses were finite, or of the last checkpoint.
+    checkpoints go (and where `resume` looks for one). Besides the weights, the examples, the plan and the mask, which are
+    hashed here, `identity` names what must be the same for a run to go on.
+
+    Raises ConfigurationError for a mask of other parameters or a checkpoint of another run, and DivergedError at the
+    first loss or gradient that is not finite: the model then holds the weights of the last step whose losses were
+    finite, or of the last checkpoint.
     """
     masked = Masked(loaded.model, mask, late=plan.clip_before_mask)
     with masked.halted():
-        return _Loop(loaded, plan, forget, retain, folder, mask, masked).run(resume, progress)
+        return _Loop(loaded, plan, forget, retain, folder, mask, masked, identity).run(resume, progress)
 
 
 class _Loop:
@@ -113,7 +119,9 @@ class _Loop:
         folder: Path | None,
         mask: Mask | None,
         masked: Masked,
+        identity: Identity,
     ) -> None:
+        self.identity = identity
         self.plan, self.folder, self.pad, self.mask, self.masked = plan, folder, loaded.pad, mask, masked
         self.sides = {name: side for name, side in (("forget", forget), ("retain", retain)) if side is not None}
         if not plan.combine.fixed and len(self.sides) < 2:
@@ -143,6 +151,8 @@ class _Loop:
 
     def run(self, resume: bool, progress: Progress | None) -> History:
         torch.manual_seed(self.plan.seed)
+        if self.folder is not None:
+            self.identity |= training_identity(self.bare, self.plan, self.sides, self.masked.digest)
         self._cache_references()
         if resume:
             self._resume()
@@ -366,18 +376,13 @@ class _Loop:
 
     def _save(self, step: int) -> None:
         if self.folder is not None and self.accelerator.is_main_process:
-            state = checkpoint.State(step, self.eta, self.history.log, torch.get_rng_state(), self._identity())
+            state = checkpoint.State(step, self.eta, self.history.log, torch.get_rng_state(), self.identity)
             checkpoint.save(self.folder, state, self.masked.seen, self.optimizer, self.mask)
-
-    def _identity(self) -> str:
-        """What must be the same for a run to go on: the plan, the losses, how much data there is, and the mask."""
-        sides = {name: (side.loss, len(side.items), side.favoured) for name, side in self.sides.items()}
-        return f"{self.plan} {sides} {self.masked.digest}"
 
     def _resume(self) -> None:
         if self.folder is None or not checkpoint.exists(self.folder):
             raise ConfigurationError(f"There is no checkpoint in {self.folder} to resume from. Run without --resume.")
-        state = checkpoint.restore(self.folder, self._identity(), self.masked.seen, self.optimizer)
+        state = checkpoint.restore(self.folder, self.identity, self.masked.seen, self.optimizer)
         self.masked.scatter()
         self.first_step, self.eta = state.step, state.eta
         self.history.log = list(state.log)
