@@ -43,8 +43,9 @@ class Example:
     """One training instance, and what evaluation may know about it.
 
     `prompt` is empty for running text, whose `response` is the text itself. `context` holds the earlier turns of a
-    conversation as (role, content) pairs. `where` is "file:line", for messages to a person. `tokens`: of a chunk of
-    running text, the token ids it was cut as (with the beginning and end tokens, if any), since a text that begins in
+    conversation as (role, content) pairs. `where` is "file:line", for messages to a person. `role`: whose turn `response`
+    is; where it is not the assistant's, `prompt` is empty and `context` holds all that comes before. `tokens`: of a chunk
+    of running text, the token ids it was cut as (with the beginning and end tokens, if any), since a text that begins in
     the middle of another need not be split into the same tokens again.
     """
 
@@ -59,6 +60,7 @@ class Example:
     paraphrased_response: str | None = None
     wrong_responses: tuple[str, ...] = ()
     where: str = ""
+    role: str = "assistant"
     tokens: tuple[int, ...] = field(default=(), repr=False)
 
     @property
@@ -88,13 +90,14 @@ class Example:
     @property
     def is_text(self) -> bool:
         """Whether this is running text: nothing stands before the response."""
-        return not self.prompt and not self.context
+        return not self.prompt and not self.context and self.role == "assistant"
 
     @property
     def key(self) -> tuple[str, ...]:
         """What makes two examples the same: their words, whatever their case and spacing."""
         turns = [text for _, text in self.context]
-        return tuple(" ".join(text.casefold().split()) for text in (*turns, self.prompt, self.response))
+        role = () if self.role == "assistant" else (self.role,)
+        return tuple(" ".join(text.casefold().split()) for text in (*role, *turns, self.prompt, self.response))
 
     @property
     def mark(self) -> str:

@@ -2,5 +2,6 @@
 
 from expunge.data.batching import Batch, by_length, collate, packs
 from expunge.data.encoding import Encoded, Encoder, Encodings, cut_note
+from expunge.data.template import Wording
 
-__all__ = ["Batch", "Encoded", "Encoder", "Encodings", "by_length", "collate", "cut_note", "packs"]
+__all__ = ["Batch", "Encoded", "Encoder", "Encodings", "Wording", "by_length", "collate", "cut_note", "packs"]

@@ -5,34 +5,38 @@ The plain template is
     Question: {prompt}
     Answer: {response}<eos>
 
-with one empty line between the turns of a conversation. Only the response's tokens (with the end-of-sequence token, where
-there is one) carry labels; of running text, every token but the first does.
+with one empty line between the turns of a conversation. Only the response's tokens, with those that end its turn, carry
+labels; of running text, every token but the first does. What a user wrote is never read as a special token: "</s>" in a
+text becomes the tokens of these four characters.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import overload
+from functools import cache, cached_property
+from typing import Any, overload
 
 from transformers import PreTrainedTokenizerBase
 
+from expunge.data.template import MADE_UP, Rendered, Template, Wording
 from expunge.errors import ModelError, RequestError
 from expunge.request import Example
 
-NAMES = {"user": "Question", "assistant": "Answer", "system": "System"}
+SURROGATE = re.compile("[\ud800-\udfff]")
+ANCHORS = ("\n", "a", ".", ":")  # what a text can follow without being joined with it
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of one prompt and response.
 
-    `ids[start:]` are the labelled tokens. `ended`: the last of them is the end-of-sequence token. `cut`: how many
-    response tokens did not fit.
+    `ids[start:]` are the labelled tokens. `ended`: how many of the last of them end the turn rather than belong to the
+    answer (mostly 1, the end-of-turn token; 0 if it did not fit). `cut`: how many response tokens did not fit.
     """
 
     ids: tuple[int, ...]
     start: int
-    ended: bool = False
+    ended: int = 0
     cut: int = 0
 
     def __len__(self) -> int:
@@ -65,19 +69,36 @@ class Encodings(Sequence[Encoded]):
 class Encoder:
     """Encodes examples with one tokenizer; `max_length` caps prompt + response, in tokens.
 
-    The tokens of the prompt alone are always a prefix of the tokens of prompt + response, so that what is trained,
-    scored and generated from agree.
+    wording: how examples are put to the model. The tokens of the prompt alone are always a prefix of the tokens of
+    prompt + response, so that what is trained, scored and generated from agree.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int = 512
-    _begun: dict[tuple[str, bool], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    wording: Wording = Wording()
+    _begun: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
             raise RequestError(f"max_length must be at least 2 tokens, got {self.max_length}.")
         if self.tokenizer.eos_token_id is None:
             raise ModelError("The tokenizer has no end-of-sequence token, so no response could be told to end.")
+
+    @cached_property
+    def template(self) -> Template:
+        return Template(self.tokenizer, self.wording)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: the end-of-sequence token, and what the template ends a turn with."""
+        end: Any = self.tokenizer.convert_tokens_to_ids(self.template.end)
+        known = end is not None and end != self.tokenizer.unk_token_id
+        return frozenset([self.tokenizer.eos_token_id, *([end] if known else [])])
+
+    @cached_property
+    def begin(self) -> tuple[int, ...]:
+        """What the tokenizer sets before a text by itself, a beginning token mostly."""
+        return self._frame[0]
 
     def example(self, example: Example) -> Encoded:
         """Encode an example's prompt and response."""
@@ -89,49 +110,58 @@ class Encoder:
     def pair(self, example: Example, prompt: str, response: str) -> Encoded:
         """Encode `prompt` and `response` in the conversation of `example` (the text alone, if the prompt is empty).
 
-        Raises RequestError, naming the example, if the prompt leaves no room for a single response token.
+        Raises RequestError, naming the example, if the prompt leaves no room for a single response token, or the chat
+        template refuses the conversation.
         """
-        if not prompt and not example.context:
+        if _is_text(example, prompt):
             if example.tokens and response == example.response and self._spells(example):
                 return self._chunk(example)
-            ids = self.tokenizer(response)["input_ids"]
-            first_is_special = bool(ids) and ids[0] == self.tokenizer.bos_token_id
-            return self._capped(ids[:1], ids[1:], example, is_text=not first_is_special)
-        before, full = self._rendered(example, prompt, response)
-        prompt_ids, response_ids = self.split(before, full, special=not self._has_template)
-        return self._capped(prompt_ids, response_ids, example)
-
-    def split(self, before: str, full: str, *, special: bool = True) -> tuple[list[int], list[int]]:
-        """The tokens of `before`, and of what follows it in `full`; `special`: with the special tokens around a text.
-
-        A chat template writes its own special tokens.
-        """
-        if (before, special) not in self._begun:  # a question comes with each of its answers
-            self._begun[before, special] = self.tokenizer(before, add_special_tokens=special)["input_ids"]
-        prompt_ids = list(self._begun[before, special])
-        ids = self.tokenizer(full, add_special_tokens=special)["input_ids"]
-        if ids[: len(prompt_ids)] == prompt_ids:
-            return prompt_ids, ids[len(prompt_ids) :]
-        # a token spans the border: cut there, and spell the response on its own
-        return prompt_ids, self.tokenizer(full[len(before) :], add_special_tokens=False)["input_ids"]
+            begin, ids = self.whole_text(response, _where(example))
+            ended = int(self._ends_text)
+            lead, rest = (begin, ids) if begin else (ids[: min(1, len(ids) - ended)], ids[1:])
+            return self._capped(lead, rest, ended, example)
+        rendered = self._rendered(example, prompt, response)
+        prompt_ids = self._prompt_ids(rendered)
+        end = self._after(rendered)
+        return self._capped(prompt_ids, [*self._word_ids(rendered, prompt_ids), *end], len(end), example)
 
     def prompt(self, example: Example, prompt: str | None = None) -> list[int]:
         """Token ids to generate a response from (exactly the prefix that `pair` labels after)."""
         prompt = example.prompt if prompt is None else prompt
-        if not prompt and not example.context:
-            return list(self.example(example).ids[:1])
-        before, _ = self._rendered(example, prompt, "")
-        return self.tokenizer(before, add_special_tokens=not self._has_template)["input_ids"]
+        if _is_text(example, prompt):
+            item = self.example(example)
+            return list(item.ids[: item.start])
+        return self._prompt_ids(self._rendered(example, prompt, example.response))
 
-    def whole_text(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def fits(self, example: Example) -> bool:
+        """Whether the example's prompt leaves room for a response token."""
+        return len(self.prompt(example)) < self.max_length
+
+    def split(self, before: str, after: str) -> tuple[list[int], list[int]]:
+        """The tokens of the text `before`, and of what follows it, without special tokens around them."""
+        first, whole = self.words(before), self.words(before + after)
+        return first, whole[len(first) :] if whole[: len(first)] == first else self._following(after)
+
+    def words(self, text: str) -> list[int]:
+        """The tokens of a text in which nothing is read as a special token, and with none around it."""
+        ids = self._call(text)
+        if not self.template.controls.search(text):
+            return ids
+        ids = self._call(text, split_special_tokens=True)
+        return ids if not self._control_ids & set(ids) else self._pieces(text, self.template.controls, None)
+
+    def whole_text(self, text: str, where: str = "a text") -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The beginning token the tokenizer sets before a text, if any, and the tokens of `text` with its end token.
 
         Special tokens written out in the text are spelled like any other words.
         """
-        ids = tuple(self.tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
-        begin = ids[:1] if ids[:1] == (self.tokenizer.bos_token_id,) else ()
+        _check_characters([text], where)
         end = (self.tokenizer.eos_token_id,) if self._ends_text else ()
-        return begin, ids[len(begin) :] + end
+        return self.begin, (*self.words(text), *end)
+
+    def note(self, examples: Iterable[Example]) -> str | None:
+        """A sentence on a template that nobody chose, or None."""
+        return MADE_UP if self.template.is_made_up and any(not example.is_text for example in examples) else None
 
     def _spells(self, example: Example) -> bool:
         """Whether the example's tokens are this tokenizer's."""
@@ -142,51 +172,123 @@ class Encoder:
         """A chunk of a text in the very tokens it was cut as; the first of them is only seen."""
         ids = example.tokens[: self.max_length]
         ended = len(ids) == len(example.tokens) and ids[-1] == self.tokenizer.eos_token_id
-        return Encoded(ids, 1, ended=ended, cut=len(example.tokens) - len(ids))
+        return Encoded(ids, 1, ended=int(ended), cut=len(example.tokens) - len(ids))
 
     @property
     def _ends_text(self) -> bool:
-        """Whether running text is closed with the end-of-sequence token: where tokens mark its beginning too."""
-        return self.tokenizer.bos_token_id is not None
+        """Whether running text is closed with the end-of-sequence token: where tokens mark its beginning or end too."""
+        return self.tokenizer.bos_token_id is not None or self.tokenizer.eos_token_id in self._frame[1]
 
-    @property
-    def _has_template(self) -> bool:
-        return bool(self.tokenizer.chat_template)
+    @cached_property
+    def _frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens that the tokenizer sets before and after a text by itself."""
+        plain, whole = self._call("a"), list(self.tokenizer("a")["input_ids"])
+        for place in range(len(whole) - len(plain) + 1):
+            if whole[place : place + len(plain)] == plain:
+                return tuple(whole[:place]), tuple(whole[place + len(plain) :])
+        return (), ()
 
-    def _rendered(self, example: Example, prompt: str, response: str) -> tuple[str, str]:
-        """The text up to where the response begins, and the whole text."""
-        turns = [*example.context, ("user", prompt)]
-        if not self._has_template:
-            lines = [f"{NAMES.get(role, role.title())}: {text}" for role, text in turns]
-            before = "\n\n".join(lines) + "\nAnswer:"
-            return before, f"{before} {response}"
-        messages = [{"role": role, "content": text} for role, text in turns]
-        before = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        messages.append({"role": "assistant", "content": response})
-        full = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-        if not full.startswith(before):  # a template that rewrites earlier turns once an answer stands
-            full = f"{before}{response}{self.tokenizer.eos_token}"
-        return before, full
+    @cached_property
+    def _control_ids(self) -> set[int]:
+        tokens = self.tokenizer.added_tokens_decoder.items()
+        return {number for number, token in tokens if self.template.controls.fullmatch(str(token))}
 
-    def _capped(
-        self, prompt_ids: Sequence[int], response_ids: Sequence[int], example: Example, *, is_text: bool = False
-    ) -> Encoded:
-        eos = self.tokenizer.eos_token_id
-        if eos in response_ids:  # a template may write a line break after the end of the turn
-            response_ids = response_ids[: len(response_ids) - list(response_ids)[::-1].index(eos)]
-        elif not is_text or self._ends_text:
-            response_ids = [*response_ids, eos]
+    def _rendered(self, example: Example, prompt: str, response: str) -> Rendered:
+        where = _where(example)
+        turns = [*example.context, ("user", prompt)] if example.role == "assistant" else list(example.context)
+        _check_characters([*(text for _, text in turns), response], where)
+        return self.template.conversation(turns, example.role, response, where)
+
+    def _prompt_ids(self, rendered: Rendered) -> list[int]:
+        key = repr((rendered.before, rendered.marks))
+        if key not in self._begun:  # a question comes with each of its answers
+            self._begun[key] = self._encode(rendered.before, rendered.marks)
+        return list(self._begun[key])
+
+    def _word_ids(self, rendered: Rendered, prompt_ids: list[int]) -> list[int]:
+        ids = self._encode(rendered.before + rendered.words, rendered.marks)
+        if ids[: len(prompt_ids)] == prompt_ids:
+            return ids[len(prompt_ids) :]
+        # a token spans the border: cut there, and spell the response on its own
+        if self.template.is_plain:
+            return self.words(rendered.words)
+        return self._encode(rendered.words, rendered.marks, follows=True)
+
+    def _after(self, rendered: Rendered) -> list[int]:
+        """The tokens that end the turn."""
+        if rendered.after == self.tokenizer.eos_token:
+            return [self.tokenizer.eos_token_id]
+        return self._following(rendered.after) if rendered.after else []
+
+    def _encode(self, text: str, marks: dict[str, str], *, follows: bool = False) -> list[int]:
+        """The tokens of a rendered text: special ones where the template writes them, words where `marks` stand."""
+        if self.template.is_plain:
+            return [*self.begin, *self.words(text)]
+        if not marks and not follows:
+            return self._call(text)
+        return self._pieces(text, re.compile("|".join(map(re.escape, marks)) or "(?!)"), marks, follows=follows)
+
+    def _pieces(
+        self, text: str, marked: re.Pattern[str], marks: dict[str, str] | None, *, follows: bool = False
+    ) -> list[int]:
+        """The tokens of a text, those of what `marked` finds (or what `marks` say it stands for) spelled as words."""
+        ids: list[int] = []
+        last = 0
+        for match in [*marked.finditer(text), None]:
+            piece = text[last : match.start() if match else len(text)]
+            if piece:
+                ids += self._following(piece) if follows or last else self._call(piece)
+            if match:
+                ids += self._spelled(match.group() if marks is None else marks[match.group()])
+                last = match.end()
+        return ids
+
+    def _spelled(self, token: str) -> list[int]:
+        """The tokens of a special token's name as words."""
+        ids = self._following(token, split_special_tokens=True)
+        if len(token) < 2 or not self._control_ids & set(ids):
+            return ids
+        return [*self._following(token[:1]), *self._spelled(token[1:])]
+
+    def _following(self, text: str, **options: Any) -> list[int]:
+        """The tokens of a text that follows another, so that no space is set before it."""
+        for anchor in ANCHORS:
+            first, ids = self._call(anchor, **options), self._call(anchor + text, **options)
+            if first and ids[: len(first)] == first:
+                return ids[len(first) :]
+        return self._call(text, **options)
+
+    def _call(self, text: str, **options: Any) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"])
+
+    def _capped(self, prompt_ids: Sequence[int], response_ids: Sequence[int], ended: int, example: Example) -> Encoded:
+        """Both, as far as they fit; the last `ended` of the response end its turn."""
         room = self.max_length - len(prompt_ids)
         if room < 1:
             raise RequestError(
-                f"{example.where or example.id or repr(example.prompt[:60])}: the prompt alone has {len(prompt_ids)} "
+                f"{_where(example)}: the prompt alone has {len(prompt_ids)} "
                 f"tokens, and max_length is {self.max_length}: no response token fits. Shorten it or raise max_length."
             )
-        kept = tuple(response_ids[:room])
-        if not kept:
-            raise RequestError(f"{example.where or example.id}: {example.response[:60]!r} is too short to be scored.")
-        cut = len(response_ids) - len(kept)
-        return Encoded((*prompt_ids, *kept), len(prompt_ids), ended=kept[-1] == eos, cut=cut)
+        fitting = tuple(response_ids[:room])
+        if not fitting:
+            raise RequestError(f"{_where(example)}: {example.response[:60]!r} is too short to be scored.")
+        cut = len(response_ids) - len(fitting)
+        return Encoded((*prompt_ids, *fitting), len(prompt_ids), ended=max(0, ended - cut), cut=cut)
+
+
+def _is_text(example: Example, prompt: str) -> bool:
+    return not prompt and not example.context and example.role == "assistant"
+
+
+def _where(example: Example) -> str:
+    return example.where or example.id or repr((example.prompt or example.response)[:60])
+
+
+def _check_characters(texts: Iterable[str], where: str) -> None:
+    if any(SURROGATE.search(text) for text in texts):
+        raise RequestError(
+            f"{where}: a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character."
+        )
 
 
 def spelling(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

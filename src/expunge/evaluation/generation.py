@@ -343,11 +343,11 @@ def _join(one: _Flock, other: _Flock) -> _Flock:
 
 
 def end_tokens(loaded: Loaded) -> set[int]:
-    """Token ids that end a response: the tokenizer's, and those of the model's generation settings."""
+    """Token ids that end a response: the tokenizer's, the chat template's, and those of the generation settings."""
     settings = getattr(_inner(loaded.model), "generation_config", None)
     named = getattr(settings, "eos_token_id", None)
     listed = named if isinstance(named, list) else [named]
-    return {token for token in (loaded.tokenizer.eos_token_id, *listed) if token is not None}
+    return {token for token in (*loaded.encoder().ends, *listed) if token is not None}
 
 
 def _inner(model: nn.Module) -> nn.Module:

@@ -71,7 +71,7 @@ def _written(role: str, evaluation: Evaluation, suite: Suite, encoder: Encoder) 
             if not any(character.isalnum() for character in text) or prompt is None:
                 found.append(_Written(role, name, index, None))
             elif example.is_text:
-                new = encoder.tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
+                new = encoder.words(f" {text}")
                 ids = (*prompt, *new)[: encoder.max_length]
                 found.append(_Written(role, name, index, Encoded(ids, len(prompt)) if len(ids) > len(prompt) else None))
             else:

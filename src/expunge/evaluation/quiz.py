@@ -121,15 +121,15 @@ def encode(
     An option is split into tokens as it would be after "Answer:" alone, so that all options follow the same prompt. A
     prompt that does not fit loses tokens at its beginning, but not the beginning token.
     """
-    plain = encoder.tokenizer
     spelled: dict[str, tuple[int, ...]] = {}
     for option in dict.fromkeys(text for row in options for text in row):
-        spelled[option] = tuple(encoder.split(CUE, f"{CUE} {option}", special=False)[1])
+        spelled[option] = tuple(encoder.split(CUE, f" {option}")[1])
     rows, shortened = [], 0
-    for ids, row in zip(plain(list(prompts), verbose=False)["input_ids"], options, strict=True):
+    begin = encoder.begin
+    for prompt, row in zip(prompts, options, strict=True):
+        ids = [*begin, *encoder.words(prompt)]
         room = encoder.max_length - max(len(spelled[option]) for option in row)
         if len(ids) > room:
-            begin = ids[:1] if ids[0] == plain.bos_token_id else []
             ids = [*begin, *ids[len(ids) - room + len(begin) :]]
             shortened += 1
         rows.append([Encoded((*ids, *spelled[option]), len(ids)) for option in row])

@@ -31,10 +31,10 @@ class Record:
 
     logprob: [T] log p of the label, in nats. correct: [T] whether the label is the arg-max. mean_logprob, std_logprob:
     [T] mean and standard deviation of log p(v) with v drawn from the model's own next-token distribution (what
-    min-k++ standardises by). ended: the last label is the end-of-sequence token. lens, lens_correct: [K, T] log p of the
-    label, and whether it is the arg-max, read from each of K inner layers (K = 0 where none was read).
+    min-k++ standardises by). ended: how many of the last labels end the turn (the end-of-turn token). lens, lens_correct:
+    [K, T] log p of the label, and whether it is the arg-max, read from each of K inner layers (K = 0 where none was read).
 
-    The loss and the probability count the end-of-sequence token, as training does. Exact memorization, extraction
+    The loss and the probability count the tokens that end the turn, as training does. Exact memorization, extraction
     strength, min-k and min-k++ look at the answer's own tokens only (`answer`), as OpenUnlearning does.
     """
 
@@ -42,7 +42,7 @@ class Record:
     correct: np.ndarray
     mean_logprob: np.ndarray
     std_logprob: np.ndarray
-    ended: bool
+    ended: int
     lens: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     lens_correct: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=bool))
 
@@ -64,7 +64,7 @@ class Record:
 
     @property
     def answer(self) -> slice:
-        """The labelled tokens without the end-of-sequence token (with it, where there is no other)."""
+        """The labelled tokens without those that end the turn (with the first, where there is no other)."""
         return slice(0, max(1, len(self.logprob) - self.ended))
 
 

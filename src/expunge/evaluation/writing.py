@@ -61,20 +61,21 @@ def write(
     A prompt of more tokens than the model has positions for loses its first ones (but not a beginning-of-text token).
     Raises ConfigurationError for a model without room for a prompt and `writing.max_new_tokens` tokens.
     """
-    tokenizer, most = loaded.tokenizer, writing.max_new_tokens
+    most, encoder = writing.max_new_tokens, loaded.encoder()
     room = min(LONGEST, (loaded.positions or LONGEST + most) - most)
     texts = [writing.lead + writing.form.format(example.prompt) for example in writing.examples]
     prompts, shortened = [], 0
-    for ids in tokenizer(texts, verbose=False)["input_ids"]:
+    begin = encoder.begin
+    for text in texts:
+        ids = [*begin, *encoder.words(text)]
         if len(ids) > room:
-            begin = ids[:1] if ids[0] == tokenizer.bos_token_id else []
             ids = [*begin, *ids[len(ids) - max(0, room - len(begin)) :]]
             shortened += 1
-        prompts.append(list(ids))
+        prompts.append(ids)
     settings: dict[str, Any] = {"max_new_tokens": most, "batch_size": batch_size, "progress": progress}
     found = generate(loaded, prompts, stops=writing.stops, **settings)
-    follow = tokenizer([example.response for example in writing.examples], add_special_tokens=False, verbose=False)
-    targets = [spelling(tokenizer, ids[:most]).strip() for ids in follow["input_ids"]]
+    follow = [encoder.words(example.response) for example in writing.examples]
+    targets = [spelling(loaded.tokenizer, ids[:most]).strip() for ids in follow]
     values, compat = (rouge_l(targets, found, stemmed=False, compat=compat)[1] for compat in (False, True))
     return Written(key, writing, targets, found, values, shortened, compat)
 

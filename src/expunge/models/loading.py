@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from expunge.data import Encoder
+from expunge.data import Encoder, Wording
 from expunge.errors import ModelError
 from expunge.models.stamp import Stamp
 
@@ -27,7 +27,7 @@ transformers_logging.disable_progress_bar()  # expunge shows its own progress
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal language model, its tokenizer and the folder both came from.
+    """A causal language model, its tokenizer, the folder both came from, and how examples are put to it.
 
     `model` is a transformers model, or a PEFT model where the folder is an adapter's or a new adapter was asked for.
     `stamp`: the files as they were when they were read.
@@ -37,6 +37,7 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     folder: Path
     stamp: Stamp | None = None
+    wording: Wording = Wording()
 
     @cached_property
     def fingerprint(self) -> str | None:
@@ -61,7 +62,7 @@ class Loaded:
 
     def encoder(self, max_length: int = 512) -> Encoder:
         """An encoder with this model's tokenizer; its cap is never more than the model has positions for."""
-        return Encoder(self.tokenizer, min(max_length, self.positions or max_length))
+        return Encoder(self.tokenizer, min(max_length, self.positions or max_length), self.wording)
 
     @property
     def pad(self) -> int:
@@ -76,6 +77,7 @@ def load(
     dtype: Dtype = "float32",
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    wording: Wording = Wording(),
 ) -> Loaded:
     """Load a model folder: a Hugging Face causal LM, a PEFT adapter, or an expunge run (its `model` folder).
 
@@ -93,10 +95,12 @@ def load(
     check_vocabulary(model, tokenizer, folder)
     model.eval()
     nn.Module.to(model, device or default_device())
-    return Loaded(model, tokenizer, folder, stamp)
+    return Loaded(model, tokenizer, folder, stamp, wording)
 
 
-def open_encoder(folder: Path | str, max_length: int = 512, *, trust_remote_code: bool = False) -> Encoder:
+def open_encoder(
+    folder: Path | str, max_length: int = 512, *, trust_remote_code: bool = False, wording: Wording = Wording()
+) -> Encoder:
     """The encoder of a model folder (as `Loaded.encoder`), without its weights. Raises ModelError as `load` does."""
     folder = resolve(folder)
     base = resolve(adapter_base(folder)) if is_adapter_folder(folder) else folder
@@ -106,7 +110,8 @@ def open_encoder(folder: Path | str, max_length: int = 512, *, trust_remote_code
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"The configuration of {base} could not be read: {_first_line(error)}") from error
-    return Encoder(tokenizer, min(max_length, getattr(config, "max_position_embeddings", None) or max_length))
+    positions = getattr(config, "max_position_embeddings", None)
+    return Encoder(tokenizer, min(max_length, positions or max_length), wording)
 
 
 def resolve(folder: Path | str) -> Path:

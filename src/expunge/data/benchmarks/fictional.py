@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from expunge.data.encoding import NAMES
+from expunge.data.template import NAMES
 from expunge.errors import ConfigurationError
 from expunge.files import write_text
 from expunge.request import Example
@@ -219,7 +219,7 @@ class FictionalPeople:
 
 
 def _record(example: Example) -> dict[str, object]:
-    return {name: value for name, value in vars(example).items() if value and name not in ("context", "where")}
+    return {name: value for name, value in vars(example).items() if value and name not in ("context", "where", "role")}
 
 
 def once(examples: Iterable[Example]) -> tuple[Example, ...]:

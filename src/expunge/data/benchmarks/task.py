@@ -43,7 +43,9 @@ class Task:
 
 
 def _line(example: Example) -> str:
-    values = {name: value for name, value in vars(example).items() if value and name not in ("context", "where")}
+    values = {
+        name: value for name, value in vars(example).items() if value and name not in ("context", "where", "role")
+    }
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 

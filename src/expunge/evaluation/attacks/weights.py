@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def merged(loaded: Loaded) -> Loaded:
     if not loaded.is_adapter:
         return loaded
     whole: Any = copy.deepcopy(loaded.model)
-    return Loaded(whole.merge_and_unload(), loaded.tokenizer, loaded.folder)
+    return replace(loaded, model=whole.merge_and_unload())
 
 
 def linear_weights(model: nn.Module) -> dict[str, nn.Parameter]:
