@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from expunge.errors import ConfigurationError
@@ -17,9 +18,22 @@ from expunge.files import atomic_path
 from expunge.models.checkpoint import NAMES, read_file, write_file
 from expunge.models.fingerprint import is_of
 from expunge.models.loading import Loaded
+from expunge.reading import parse_json
 
 KEY = "expunge-mask"
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a mask file says of itself: its format, the parameters' shapes, and what made it."""
+
+    format: int
+    shapes: dict[str, list[Annotated[int, Field(strict=True, ge=0)]]]
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+HEADER = TypeAdapter(Header)
 
 
 @dataclass(frozen=True)
@@ -83,22 +97,28 @@ class Mask:
         """Read a mask file. Raises ConfigurationError if it is missing, damaged or no mask."""
         path = Path(path)
         metadata, stored = read_file(path, ConfigurationError)
-        try:
-            head = json.loads(metadata[KEY])
-            shapes = {name: tuple(shape) for name, shape in head["shapes"].items()}
-        except (KeyError, ValueError, AttributeError, TypeError) as error:
+        if KEY not in metadata:
             raise ConfigurationError(
-                f"{path} is no mask: its header has no readable entry {KEY!r}. Make one with `expunge attribute`."
-            ) from error
+                f"{path} is no mask: its header has no entry {KEY!r}. Make one with `expunge attribute`."
+            )
+        head = parse_json(metadata[KEY], f"{path} is no mask: its header", ConfigurationError)
+        try:
+            header = HEADER.validate_python(head)
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"{path} is no mask, or is damaged: its header does not fit ({error.errors()[0]['msg']}). Make one with "
+                "`expunge attribute`."
+            ) from None
+        shapes = {name: tuple(shape) for name, shape in header.shapes.items()}
         dtypes = {item.dtype for item in stored.values()}
         known = dtypes == {"U8"} or dtypes <= {"F64", "F32", "F16", "BF16"}
-        if head.get("format") != VERSION or set(shapes) != set(stored) or not known:
+        if header.format != VERSION or set(shapes) != set(stored) or not known:
             raise ConfigurationError(f"{path} is damaged or of another format: make it again with `expunge attribute`.")
         for name, item in stored.items():
             expected = (-(-prod(shapes[name]) // 8),) if item.dtype == "U8" else shapes[name]
             if item.shape != expected:
                 raise ConfigurationError(f"{path} is damaged: {name} does not hold {prod(shapes[name])} entries.")
-        return cls({name: item.read() for name, item in stored.items()}, shapes, head.get("info", {}))
+        return cls({name: item.read() for name, item in stored.items()}, shapes, header.info)
 
     def check(self, loaded: Loaded) -> None:
         """Raise ConfigurationError unless this mask was made for exactly these weights and trainable parameters."""

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from expunge.errors import PatchError
 from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file, write_file
 from expunge.models.mask import pack, unpack
+from expunge.reading import parse_json
 
 FILE = "patch.safetensors"
 KEY = "expunge"
@@ -136,13 +137,17 @@ class Patch:
         metadata, stored = read_file(path, PatchError)
         if KEY not in metadata:
             raise PatchError(f"{path} is a safetensors file, but not a patch: its header has no entry {KEY!r}.")
+        value = parse_json(metadata[KEY], f"{path} is damaged: its manifest cannot be read", PatchError)
+        newer = value.get("format") if isinstance(value, dict) else None
+        if isinstance(newer, int) and newer > VERSION:
+            raise PatchError(f"{path} has patch format {newer}; this expunge reads {VERSION}. Install a newer one.")
         try:
-            found = json.loads(metadata[KEY]).get("format")
-            if isinstance(found, int) and found > VERSION:
-                raise PatchError(f"{path} has patch format {found}; this expunge reads {VERSION}. Install a newer one.")
-            manifest = MANIFEST.validate_json(metadata[KEY])
-        except (ValueError, KeyError, AttributeError) as error:
+            manifest = MANIFEST.validate_python(value)
+        except ValidationError as error:
             raise PatchError(f"{path} is damaged: its manifest cannot be read ({error}).") from error
+        odd = next((name for name, change in manifest.changes.items() if change.dtype not in DTYPES), None)
+        if odd is not None:
+            raise PatchError(f"{path}: {odd} has the dtype {manifest.changes[odd].dtype!r}, which torch does not have.")
         held = {name: (item.dtype, item.shape) for name, item in stored.items()}
         if manifest.kind == "dense" and held != layout(manifest.changes):
             raise PatchError(f"{path} is damaged: its tensors are not those its manifest lists.")
