@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from expunge.errors import PatchError
+from expunge.models.adapter_config import check_adapter_config
 from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file, write_file
 from expunge.models.mask import pack, unpack
 from expunge.reading import parse_json
@@ -151,8 +152,10 @@ class Patch:
         held = {name: (item.dtype, item.shape) for name, item in stored.items()}
         if manifest.kind == "dense" and held != layout(manifest.changes):
             raise PatchError(f"{path} is damaged: its tensors are not those its manifest lists.")
-        if manifest.kind == "lora" and manifest.adapter is None:
-            raise PatchError(f"{path} is damaged: its manifest has no adapter configuration.")
+        if manifest.kind == "lora":
+            if manifest.adapter is None:
+                raise PatchError(f"{path} is damaged: its manifest has no adapter configuration.")
+            check_adapter_config(manifest.adapter, [item.shape for item in stored.values()], path)
         return cls(path, manifest, stored)
 
     @property

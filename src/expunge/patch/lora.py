@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from expunge.errors import PatchError
+from expunge.models.adapter_config import check_patterns, read_adapter_config
 from expunge.models.checkpoint import Stored, rewrite, save_model, stored, write_adapter
 from expunge.models.loading import ADAPTER_CONFIG, Loaded, load
 from expunge.patch.format import Change, finite
-from expunge.reading import foreign, read_object
+from expunge.reading import foreign
 
 PREFIX = "base_model.model."
 PLAIN_INITS = (None, True, False, "gaussian", "orthogonal")  # others change the base weights when they are loaded
@@ -41,7 +42,7 @@ class LowRank:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    return read_object(folder / ADAPTER_CONFIG, PatchError)
+    return read_adapter_config(folder)
 
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def low_rank(
     pairs = {name.removesuffix(".lora_A.weight") for name in adapter if name.endswith(".lora_A.weight")}
     if {f"{pair}.lora_{half}.weight" for pair in pairs for half in "AB"} != set(adapter):
         return None
+    check_patterns(config, pairs, ADAPTER_CONFIG)
     for pair in sorted(pairs):
         module = pair.removeprefix(PREFIX)
         # A checkpoint of the bare transformer lacks the first part of the name the causal LM gives.
