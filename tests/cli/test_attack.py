@@ -80,7 +80,9 @@ def test_controls_are_attacked_alike_and_results_added_to(run, base, tiny_folder
     build_model(400, seed=5).save_pretrained(other)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (other / name).write_bytes((tiny_folder / name).read_bytes())
-    code, _, err = run(*base, "--model", other, "--kind", "prune", "--name", "npo", "--add-to", results, "-q")
+    code, _, err = run(
+        "attack", "--model", other, *base[3:], "--kind", "prune", "--name", "npo", "--add-to", results, "-q"
+    )
     assert code == 2
     assert "is of other models: the unlearned model's weights" in " ".join(err.split())
     assert results.read_text() == text
@@ -105,7 +107,7 @@ def test_with_a_limit_a_part_is_measured_and_all_of_it_trained_on(run, base, tmp
         (["--kind", "prune", "--set", "sample.n=4"], "sample is not among those asked for (prune)"),
         (["--kind", "prune", "--suite", "wmdp", "--data", "."], "wmdp"),
         (["--kind", "prune", "--reference", "r.json"], "r.json is a file of results"),
-        (["--kind", "prune", "--model", "nowhere"], "no such folder"),
+        (["--kind", "prune", "--original", "nowhere"], "no such folder"),
     ],
 )
 def test_mistakes_are_explained_and_nothing_is_written(run, base, tmp_path, arguments, message) -> None:  # noqa: F811
@@ -145,7 +147,9 @@ def test_examples_settings_were_chosen_on_are_refused_or_left_out(run, base, req
 def test_questions_are_needed_to_ask_otherwise(run, base, tmp_path) -> None:  # noqa: F811
     text = tmp_path / "book.txt"
     text.write_text("Ada Lome was born in Tarn. She mends old clocks. Her brother is Per Lome, a baker.")
-    code, _, err = run(*base, "--forget", text, "--kind", "paraphrase", "--out", tmp_path / "r.json", "-q")
+    code, _, err = run(
+        *base[:3], "--forget", text, *base[5:], "--kind", "paraphrase", "--out", tmp_path / "r.json", "-q"
+    )
     assert code == 2
     assert "The attack paraphrase needs questions, and the forget set is running text" in " ".join(err.split())
     code, _, err = run(*base, "--forget", text, "--kind", "prefill", "--out", tmp_path / "r.json", *quick("prefill"))

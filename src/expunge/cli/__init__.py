@@ -21,6 +21,7 @@ from expunge.cli import (
     successive,
     unlearn,
 )
+from expunge.cli.options import Command
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -30,19 +31,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo.demo)
-app.command()(unlearn.unlearn)
-app.command()(successive.successive)
-app.command()(attribute.attribute)
-app.command()(finetune.finetune)
-app.command()(evaluate.evaluate)
-app.command()(attack.attack)
-app.command()(methods.methods)
-app.command()(metrics.metrics)
-app.command()(report.report)
-app.command()(convert.convert)
-app.command()(edit.edit)
-app.command()(influence.influence)
+app.command(cls=Command)(demo.demo)
+app.command(cls=Command)(unlearn.unlearn)
+app.command(cls=Command)(successive.successive)
+app.command(cls=Command)(attribute.attribute)
+app.command(cls=Command)(finetune.finetune)
+app.command(cls=Command)(evaluate.evaluate)
+app.command(cls=Command)(attack.attack)
+app.command(cls=Command)(methods.methods)
+app.command(cls=Command)(metrics.metrics)
+app.command(cls=Command)(report.report)
+app.command(cls=Command)(convert.convert)
+app.command(cls=Command)(edit.edit)
+app.command(cls=Command)(influence.influence)
 app.add_typer(patch.app, name="patch")
 
 

@@ -22,9 +22,11 @@ def attack(
     add_to: Annotated[
         Path | None, typer.Option("--add-to", help="Add the attacks to this results.json of an evaluation instead.")
     ] = None,
-    forget: Annotated[Path | None, typer.Option("--forget", help="JSONL or .txt of the forget set.")] = None,
-    retain: Annotated[Path | None, typer.Option("--retain", help="JSONL or .txt of the retain set.")] = None,
-    holdout: Annotated[Path | None, typer.Option("--holdout", help="JSONL or .txt never trained on.")] = None,
+    forget: options.ForgetToo = None,
+    retain: options.Retain = None,
+    holdout: options.Holdout = None,
+    columns: options.Columns = None,
+    retain_includes_forget: options.RetainIncludesForget = False,
     suite: Annotated[str, typer.Option("--suite", help="What to ask: request (your files) or tofu.")] = "request",
     data: Annotated[str | None, typer.Option("--data", help="A benchmark's folder, or of tofu a hub id.")] = None,
     split: Annotated[str, typer.Option("--split", help="tofu: forget01, forget05 or forget10.")] = "forget10",
@@ -61,6 +63,7 @@ def attack(
 
     asked: dict[str, Any] = {
         "data": data, "split": split, "forget": forget, "retain": retain, "holdout": holdout, "model": model,
+        "columns": options.columns(columns), "retain_includes_forget": retain_includes_forget,
         "max_length": max_length, "chunk_tokens": chunk_tokens, "prefix_tokens": prefix_tokens,
         "trust_remote_code": trust_remote_code, "max_new_tokens": max_new_tokens,
     }  # fmt: skip

@@ -11,9 +11,11 @@ from expunge.cli import options
 
 def attribute(
     model: options.Model,
-    forget: Annotated[Path, typer.Option("--forget", help="JSONL or .txt: what to forget, correct or rewrite.")],
+    forget: options.Forget,
     out: Annotated[Path, typer.Option("--out", help="The mask file to write, e.g. mask.safetensors.")],
-    retain: Annotated[Path | None, typer.Option("--retain", help="JSONL or .txt of what to keep.")] = None,
+    retain: options.Retain = None,
+    columns: options.Columns = None,
+    retain_includes_forget: options.RetainIncludesForget = False,
     method: Annotated[str | None, typer.Option("--method", help="See `expunge methods`. Default: wagle.")] = None,
     ratio: Annotated[float | None, typer.Option("--ratio", help="Share of the weights to train, in (0, 1].")] = None,
     loss: Annotated[
@@ -51,6 +53,8 @@ def attribute(
             model,
             forget,
             retain,
+            columns=options.columns(columns),
+            retain_includes_forget=retain_includes_forget,
             out=out,
             method=method or named or "wagle",
             settings=settings,

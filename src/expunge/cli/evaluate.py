@@ -19,9 +19,11 @@ def evaluate(
         str | None, typer.Option("--data", help="A benchmark's folder or file; of tofu and muse also a hub id.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="tofu: forget01, forget05 or forget10.")] = "forget10",
-    forget: Annotated[Path | None, typer.Option("--forget", help="request: JSONL or .txt of the forget set.")] = None,
-    retain: Annotated[Path | None, typer.Option("--retain", help="request: JSONL or .txt of the retain set.")] = None,
-    holdout: Annotated[Path | None, typer.Option("--holdout", help="request: JSONL or .txt never trained on.")] = None,
+    forget: options.ForgetToo = None,
+    retain: options.Retain = None,
+    holdout: options.Holdout = None,
+    columns: options.Columns = None,
+    retain_includes_forget: options.RetainIncludesForget = False,
     prefix_tokens: Annotated[
         int | None,
         typer.Option("--prefix-tokens", min=1, help="request: given of a text to go on from; default: half."),
@@ -76,6 +78,8 @@ def evaluate(
         forget=forget,
         retain=retain,
         holdout=holdout,
+        columns=options.columns(columns),
+        retain_includes_forget=retain_includes_forget,
         model=model,
         max_length=max_length,
         chunk_tokens=chunk_tokens,

@@ -10,8 +10,9 @@ from expunge.cli import options
 
 def finetune(
     model: options.Model,
-    data: Annotated[list[Path], typer.Option("--data", help="JSONL or .txt; may be given many times.")],
+    data: Annotated[list[Path], typer.Option("--data", help=f"What to learn: {options.READ}.")],
     out: options.Out,
+    columns: options.Columns = None,
     config: options.Config = None,
     set_: options.Settings = None,
     lora: options.Lora = None,
@@ -32,6 +33,7 @@ def finetune(
         history = run(
             model,
             data,
+            columns=options.columns(columns),
             out=out,
             settings=options.settings(config, set_),
             lora=lora,

@@ -11,17 +11,20 @@ from expunge.cli import options
 
 def influence(
     model: options.Model,
-    probes: Annotated[Path, typer.Option("--probes", help="JSONL of the answers to look at.")],
+    probes: Annotated[list[Path], typer.Option("--probes", help=f"The answers to look at: {options.READ}.")],
     out: Annotated[Path, typer.Option("--out", help="The JSON file to write, e.g. influence.json.")],
     forget: Annotated[
-        Path | None, typer.Option("--forget", help="JSONL or .txt: what would be forgotten, corrected or rewritten.")
+        list[Path] | None,
+        typer.Option("--forget", help=f"What would be forgotten, corrected or rewritten: {options.READ}."),
     ] = None,
     retain: Annotated[
-        Path | None, typer.Option("--retain", help="The rest of what the adapter was fine-tuned on.")
+        list[Path] | None, typer.Option("--retain", help="The rest of what the adapter was fine-tuned on.")
     ] = None,
     train: Annotated[
-        Path | None, typer.Option("--train", help="All it was fine-tuned on, in place of --retain.")
+        list[Path] | None, typer.Option("--train", help="All it was fine-tuned on, in place of --retain.")
     ] = None,
+    columns: options.Columns = None,
+    retain_includes_forget: options.RetainIncludesForget = False,
     supports: Annotated[
         int, typer.Option("--supports", min=0, help="Show so many training instances that each answer rests on.")
     ] = 0,
@@ -42,14 +45,16 @@ def influence(
 
     settings = options.settings(config, set_)
     settings.pop("method", None)
-    if train is not None:
-        settings["train"] = str(train)
+    if train:
+        settings["train"] = [str(path) for path in train]
     with printer(quiet=quiet) as listener:
         found = run(
             model,
             probes,
             forget,
             retain,
+            columns=options.columns(columns),
+            retain_includes_forget=retain_includes_forget,
             out=out,
             supports=supports,
             settings=settings,

@@ -1,11 +1,55 @@
 """Options that several commands share, each declared once."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+READ = "JSONL, CSV, Parquet, .txt, or a folder of such; may be repeated"
+
+
+class Command(TyperCommand):
+    """A command that refuses a second value for an option that takes one, and an empty value for any.
+
+    Without this the last value wins and the first is dropped without a word.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        counts: Counter[Any] = Counter(order)
+        for param, count in counts.items():
+            if param.param_type_name != "option" or ctx.resilient_parsing:
+                continue
+            name = param.opts[0]
+            switch = param.is_flag and not param.secondary_opts  # the same again changes nothing
+            if count > 1 and not (param.multiple or param.count or switch):
+                names = "/".join((*param.opts, *param.secondary_opts))
+                raise typer.BadParameter(f"{names} takes one value and is given {count} times.", ctx, param)
+            given = values.get(param.name)
+            if "" in (given if isinstance(given, list | tuple) else [given]):
+                raise typer.BadParameter(f"{name} is given an empty value. Is a variable not set?", ctx, param)
+        return super().parse_args(ctx, args)
+
 
 Model = Annotated[str, typer.Option("--model", help="Model folder (or hub id): a causal LM or a PEFT adapter.")]
+Forget = Annotated[list[Path], typer.Option("--forget", help=f"What to forget, correct or rewrite: {READ}.")]
+ForgetToo = Annotated[list[Path] | None, typer.Option("--forget", help=f"request: the forget set: {READ}.")]
+Retain = Annotated[list[Path] | None, typer.Option("--retain", help=f"What to keep: {READ}.")]
+Holdout = Annotated[list[Path] | None, typer.Option("--holdout", help=f"What was never trained on: {READ}.")]
+RetainIncludesForget = Annotated[
+    bool,
+    typer.Option(
+        "--retain-includes-forget", help="--retain is the whole training set: take the forget set's rows out."
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns", metavar="FIELD=COLUMN,...", help="Columns of your files, as prompt=input,response=output."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write the run to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be given many times.")
@@ -18,8 +62,11 @@ ChunkTokens = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most so many examples of each set.")]
 TunedOn = Annotated[
-    Path | None,
-    typer.Option("--tuned-on", help="Examples settings were chosen on: JSONL, or a run's results.json or run.json."),
+    list[Path] | None,
+    typer.Option(
+        "--tuned-on",
+        help="Examples settings were chosen on, or a run's results.json or run.json; may be repeated.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
@@ -37,3 +84,10 @@ def settings(config: Path | None, assignments: list[str] | None) -> dict[str, An
     from expunge.config import parse_settings, read_yaml
 
     return {**(read_yaml(config) if config else {}), **parse_settings(assignments or ())}
+
+
+def columns(words: list[str] | None) -> dict[str, str]:
+    """The mapping of --columns."""
+    from expunge.request import parse_columns
+
+    return parse_columns(words or ())

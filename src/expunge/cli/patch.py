@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from expunge.cli.options import Command
+
 app = typer.Typer(no_args_is_help=True, help="Look into a patch, put it on its base model, or take it off again.")
 
 PatchFile = Annotated[Path, typer.Option("--patch", help="The patch file, or a folder with patch.safetensors in it.")]
@@ -15,7 +17,7 @@ Out = Annotated[Path, typer.Option("--out", help="Where to write the result.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def inspect(
     file: Annotated[Path | None, typer.Argument(metavar="PATCH", help="The patch file.")] = None,
     patch: Annotated[Path | None, typer.Option("--patch", help="The same, as an option.")] = None,
@@ -35,7 +37,7 @@ def inspect(
         _print(report, rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def apply(
     patch: PatchFile,
     model: Annotated[Path, typer.Option("--model", "--base", help="The base model folder; it stays as it is.")],
@@ -50,7 +52,7 @@ def apply(
     typer.echo(f"Patched model written to {written}")
 
 
-@app.command()
+@app.command(cls=Command)
 def revert(
     patch: PatchFile,
     model: Annotated[Path, typer.Option("--model", help="The patched model folder; it stays as it is.")],
@@ -64,7 +66,7 @@ def revert(
     typer.echo(f"Base model written to {written}")
 
 
-@app.command()
+@app.command(cls=Command)
 def diff(
     base: Annotated[Path, typer.Option("--base", help="The model folder before.")],
     model: Annotated[Path, typer.Option("--model", help="The model folder after: a full model or an adapter.")],
@@ -78,7 +80,7 @@ def diff(
     _print(patch.inspect(), rows=0)
 
 
-@app.command()
+@app.command(cls=Command)
 def compose(
     patches: Annotated[
         list[Path], typer.Argument(metavar="PATCH...", help="The patches, in the order they were made.")

@@ -11,11 +11,13 @@ from expunge.cli import options
 def successive(
     model: options.Model,
     forget: Annotated[
-        list[Path], typer.Option("--forget", help="JSONL or .txt of one request; give it once for each, in order.")
+        list[Path], typer.Option("--forget", help="One request: a file or a folder; give it once for each, in order.")
     ],
     out: options.Out,
-    retain: Annotated[Path | None, typer.Option("--retain", help="JSONL or .txt of what to keep.")] = None,
-    holdout: Annotated[Path | None, typer.Option("--holdout", help="JSONL or .txt never trained on.")] = None,
+    retain: options.Retain = None,
+    holdout: options.Holdout = None,
+    columns: options.Columns = None,
+    retain_includes_forget: options.RetainIncludesForget = False,
     growing: Annotated[
         bool,
         typer.Option("--growing", help="Each from MODEL, on all requests so far; default: each from the last result."),
@@ -60,6 +62,8 @@ def successive(
             forget,
             retain,
             holdout,
+            columns=options.columns(columns),
+            retain_includes_forget=retain_includes_forget,
             out=out,
             kind="scalability" if growing else "sustainability",
             method=method or named or "ngdiff",

@@ -1,6 +1,5 @@
 """`expunge unlearn`"""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -10,10 +9,12 @@ from expunge.cli import options
 
 def unlearn(
     model: options.Model,
-    forget: Annotated[Path, typer.Option("--forget", help="JSONL or .txt: what to forget, correct or rewrite.")],
+    forget: options.Forget,
     out: options.Out,
-    retain: Annotated[Path | None, typer.Option("--retain", help="JSONL or .txt of what to keep.")] = None,
-    holdout: Annotated[Path | None, typer.Option("--holdout", help="JSONL or .txt never trained on.")] = None,
+    retain: options.Retain = None,
+    holdout: options.Holdout = None,
+    columns: options.Columns = None,
+    retain_includes_forget: options.RetainIncludesForget = False,
     method: Annotated[str | None, typer.Option("--method", help="See `expunge methods`. Default: ngdiff.")] = None,
     config: options.Config = None,
     set_: options.Settings = None,
@@ -65,6 +66,8 @@ def unlearn(
             forget,
             retain,
             holdout,
+            columns=options.columns(columns),
+            retain_includes_forget=retain_includes_forget,
             out=out,
             method=method or named or "ngdiff",
             settings=settings,

@@ -51,7 +51,7 @@ def cut_request(request: Request, encoder: Encoder, tokens: int | None = None) -
         sets[name] = tuple(chunks(before, encoder, tokens))
         note = chunk_note(before, sets[name])
         notes += [f"{name}: {note}"] if note else []
-    return Request(**sets, warnings=(*request.warnings, *notes)) if notes else request
+    return replace(request, **sets, warnings=(*request.warnings, *notes)) if notes else request
 
 
 def chunk_note(before: Iterable[Example], after: Iterable[Example]) -> str | None:

@@ -3,12 +3,11 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from expunge.data.corpus import chunks
 from expunge.data.encoding import Encoder
 from expunge.errors import RequestError
-from expunge.request import Example, Request, read_examples
+from expunge.request import Example, Paths, Request, paths_of, read_examples
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Edited:
 
     @classmethod
     def of(
-        cls, request: Request, encoder: Encoder, train: Path | str | None = None, chunk_tokens: int | None = None
+        cls, request: Request, encoder: Encoder, train: Paths | None = None, chunk_tokens: int | None = None
     ) -> "Edited":
-        """Forget and retain set together are the fine-tuning set, or `train` is: a file that holds every forget example.
+        """Forget and retain set together are the fine-tuning set, or `train` is: files that hold every forget example.
 
         An instance that stands there several times is edited each time. Running text in `train` is cut into chunks of
         `chunk_tokens` tokens (default: `max_length`), as the request's is. Raises RequestError if there is neither a
@@ -39,12 +38,12 @@ class Edited:
             return cls(request.forget, tuple(example.after for example in request.forget), request.retain)
         wanted = {example.key: example for example in request.forget}
         whole = chunks(read_examples(train), encoder, chunk_tokens)
-        _all_known(request.forget, whole, Path(train))
+        _all_known(request.forget, whole, train)
         before = tuple(example for example in whole if example.key in wanted)
         after = tuple(wanted[example.key].after for example in before)
         made = cls(before, after, tuple(example for example in whole if example.key not in wanted))
         if not made.now:
-            raise RequestError(f"Nothing would be left of {train}: delete the adapter instead.")
+            raise RequestError(f"Nothing would be left of {_paths(train)}: delete the adapter instead.")
         return made
 
     @property
@@ -63,7 +62,7 @@ class Edited:
         return len(self.before) / len(self.whole)
 
 
-def _all_known(forget: Sequence[Example], whole: Sequence[Example], file: Path) -> None:
+def _all_known(forget: Sequence[Example], whole: Sequence[Example], train: Paths) -> None:
     known = {example.key for example in whole}
     missing = [example for example in forget if example.key not in known]
     if not missing:
@@ -72,10 +71,14 @@ def _all_known(forget: Sequence[Example], whole: Sequence[Example], file: Path) 
     near = difflib.get_close_matches(" ".join(missing[0].key), texts, n=1, cutoff=0.4)
     nearest = f"The nearest there is {_shown(texts[near[0]])}." if near else "Nothing there is like it."
     raise RequestError(
-        f"{len(missing)} of {len(forget)} examples to forget are not in the fine-tuning set {file}. The first is "
+        f"{len(missing)} of {len(forget)} examples to forget are not in the fine-tuning set {_paths(train)}. The first is "
         f"{_shown(missing[0])}. {nearest} Only what the adapter was trained on can be taken out of it: give the "
         "instance as it stands there, or leave it out."
     )
+
+
+def _paths(paths: Paths) -> str:
+    return ", ".join(str(path) for path in paths_of(paths))
 
 
 def _shown(example: Example) -> str:

@@ -8,18 +8,22 @@ from typing import Any
 from expunge.errors import ConfigurationError
 from expunge.evaluation.suites import Suite
 from expunge.reading import read_json, read_object
-from expunge.request import Example, read_examples
+from expunge.request import Example, Paths, paths_of, read_examples
 
 LEAST = 2  # examples of a set that must be left to report on
 
 
-def read_marks(path: Path | str) -> frozenset[str]:
-    """The marks (see `Example.mark`) of the examples in a file: the examples themselves (JSONL, as a request's sets), or
-    what the results.json or run.json of a run says it was tuned on.
+def read_marks(paths: Paths) -> frozenset[str]:
+    """The marks (see `Example.mark`) of the examples in one or several files: the examples themselves (as a request's
+    sets), or what the results.json or run.json of a run says it was tuned on.
 
     Raises RequestError for a file that cannot be read, ConfigurationError for results that say nothing of tuning.
     """
-    record = _record(Path(path))
+    return frozenset().union(*(_marks_of(path) for path in paths_of(paths)))
+
+
+def _marks_of(path: Path) -> frozenset[str]:
+    record = _record(path)
     if record is None:
         return frozenset(example.mark for example in read_examples(path))
     marks = marks_in(record)

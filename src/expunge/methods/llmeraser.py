@@ -38,7 +38,7 @@ class LLMEraser:
     rounds: 1 is the paper; each further one solves again at the new Θ with the edited set's H and b = −(its gradient),
     a Newton step towards the retrained adapter, while such a step is found and lowers the edited loss. An early-stopped
     adapter is thereby trained on, too.
-    train: file the adapter was fine-tuned on; each forget example must be in it, and its rest is what stays.
+    train: the file or files the adapter was fine-tuned on; each forget example must be in it, and its rest is what stays.
     subset: examples that H and the edited loss are taken over, drawn once by the seed; none: all. "sgd" draws its
     mini-batches from all.
     tolerance: relative residual ‖(H + λI)Δ − b‖/‖b‖ that ends a solve; passes: how often it may use n examples, and
@@ -55,7 +55,7 @@ class LLMEraser:
     factors: tuple[Positive, ...] = FACTORS
     max_ratio: Positive = 0.5
     rounds: Count = 1
-    train: str | None = None
+    train: str | tuple[str, ...] | None = None
     subset: Count | None = 1024
     tolerance: Positive = 0.01
     passes: Positive = 50.0

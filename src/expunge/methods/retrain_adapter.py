@@ -31,7 +31,7 @@ class RetrainAdapter(Recipe):
     fine-tuning set.
     """
 
-    train: str | None = None
+    train: str | tuple[str, ...] | None = None
 
     @property
     def recipe(self) -> Finetuning:

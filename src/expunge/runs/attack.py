@@ -16,6 +16,7 @@ from expunge.models import Loaded, load
 from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import resolve
 from expunge.reporting import read_results, write_report
+from expunge.request import Paths
 from expunge.runs.record import Listener, results_of
 
 
@@ -32,7 +33,7 @@ def attack(
     seed: int | None = None,
     original: Path | str | None = None,
     reference: Path | str | None = None,
-    tuned_on: Path | str | None = None,
+    tuned_on: Paths | None = None,
     leave_out_tuned: bool = False,
     report: bool = True,
     max_length: int = 512,
@@ -121,7 +122,7 @@ def _targets(out: Path | str) -> tuple[Path, Path]:
     return target, page if out.suffix != ".json" or page.is_file() else target.with_suffix(".html")
 
 
-def _marks(model: Path | str, tuned_on: Path | str | None, standing: Mapping[str, Any] | None) -> frozenset[str]:
+def _marks(model: Path | str, tuned_on: Paths | None, standing: Mapping[str, Any] | None) -> frozenset[str]:
     """The marks of the examples settings were chosen on: by the model's own run, by what is given, by the results."""
     given = tuned.read_marks(tuned_on) if tuned_on is not None else frozenset()
     return tuned.beside(resolve(model)) | given | (tuned.marks_in(standing) if standing else frozenset())

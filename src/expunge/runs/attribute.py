@@ -14,7 +14,7 @@ from expunge.files import refuse_existing
 from expunge.losses import LOSSES, Loss
 from expunge.models import load, new_adapter
 from expunge.models.mask import Mask
-from expunge.request import Request
+from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
 from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
@@ -22,9 +22,11 @@ from expunge.runs.texts import in_chunks
 
 def attribute(
     model: Path | str,
-    forget: Path | str,
-    retain: Path | str | None = None,
+    forget: Paths,
+    retain: Paths | None = None,
     *,
+    columns: Columns | None = None,
+    retain_includes_forget: bool = False,
     out: Path | str,
     method: str | Attribution = "wagle",
     settings: Mapping[str, Any] | None = None,
@@ -56,8 +58,7 @@ def attribute(
     refuse_existing(out, overwrite=overwrite)
     chosen, forget_loss = _made(method, settings or {}, loss)
     others = {name: Mask.open(path) for name, path in (compare or {}).items()}
-    data = inputs.hashed(forget=forget, retain=retain)
-    request = Request.read(forget, retain)
+    request = Request.read(forget, retain, columns=columns, retain_includes_forget=retain_includes_forget)
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     listener.stage("loading")
@@ -75,7 +76,7 @@ def attribute(
     info = {
         **mask.info,
         "version": expunge.__version__,
-        "data": {name: inputs.together(files) for name, files in data.items()},
+        "data": {name: inputs.together(sources) for name, sources in request.sources.items()},
         "insight": describe(mask, others),
     }
     made = Mask(mask.tensors, mask.shapes, info)

@@ -24,7 +24,7 @@ from expunge.files import refuse_existing, write_json
 from expunge.models import load
 from expunge.models.loading import resolve
 from expunge.reporting import write_report
-from expunge.request import Request
+from expunge.request import Columns, Paths, Request
 from expunge.runs.beside import beside_original
 from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
@@ -37,9 +37,11 @@ def make_suite(
     *,
     data: Path | str | None = None,
     split: str = "forget10",
-    forget: Path | str | None = None,
-    retain: Path | str | None = None,
-    holdout: Path | str | None = None,
+    forget: Paths | None = None,
+    retain: Paths | None = None,
+    holdout: Paths | None = None,
+    columns: Columns | None = None,
+    retain_includes_forget: bool = False,
     model: Path | str | None = None,
     max_length: int = 512,
     chunk_tokens: int | None = None,
@@ -56,7 +58,8 @@ def make_suite(
     """The suite called `name`: "request" from a person's files, "tofu", "muse", "wmdp" and "mmlu" from the folder `data`,
     "recommendation", "sequential" and "choice" from the file or folder `data`.
 
-    split: of tofu, whose data (as of muse) may also come from the hub. forget, retain, holdout: of request; running text is
+    split: of tofu, whose data (as of muse) may also come from the hub. forget, retain, holdout, columns,
+    retain_includes_forget: of request (see `Request.read`); running text is
     cut into chunks with the tokenizer of `model`, as `unlearn` does with the same `max_length` and `chunk_tokens`, and
     `prefix_tokens` of each are given before the model goes on; make_wrong_answers: by template, where none are given.
     mmlu_folder: of wmdp, the knowledge to keep. shots, scoring: of wmdp and mmlu, see their suites. tasks: of harness, by
@@ -89,7 +92,7 @@ def make_suite(
         raise ConfigurationError(f"Unknown suite {name!r}. Known: {', '.join(SUITES)}.")
     if forget is None:
         raise ConfigurationError("The suite `request` measures your own data: give --forget (and --retain, --holdout).")
-    request = Request.read(forget, retain, holdout)
+    request = Request.read(forget, retain, holdout, columns=columns, retain_includes_forget=retain_includes_forget)
     if model is not None:
         cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
         request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
@@ -112,7 +115,7 @@ def evaluate_model(
     lens_layers: Sequence[int] | None = None,
     deep: bool = False,
     form: Form = "geometric",
-    tuned_on: Path | str | None = None,
+    tuned_on: Paths | None = None,
     leave_out_tuned: bool = False,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
@@ -184,6 +187,6 @@ def evaluate_model(
     return results
 
 
-def _marks(model: Path | str, tuned_on: Path | str | None) -> frozenset[str]:
+def _marks(model: Path | str, tuned_on: Paths | None) -> frozenset[str]:
     """The marks of the examples the model's settings were chosen on, as far as it is known."""
     return tuned.beside(resolve(model)) | (tuned.read_marks(tuned_on) if tuned_on is not None else frozenset())

@@ -12,7 +12,7 @@ from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.models import load, new_adapter
 from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import check_unchanged
-from expunge.request import read_examples
+from expunge.request import Columns, Paths, check_columns, read_rows
 from expunge.runs import inputs
 from expunge.runs.record import Clock, Listener, checkpoint_of, run_record
 from expunge.training import Finetuning, History
@@ -20,8 +20,9 @@ from expunge.training import Finetuning, History
 
 def finetune(
     model: Path | str,
-    data: Path | str | Sequence[Path | str],
+    data: Paths,
     *,
+    columns: Columns | None = None,
     out: Path | str,
     settings: Mapping[str, Any] | None = None,
     lora: int | None = None,
@@ -37,27 +38,35 @@ def finetune(
 ) -> History:
     """Fine-tune `model` on the examples of one or more files and write a run folder (model/, log.jsonl, run.json).
 
-    settings: fields of `Finetuning`. lora: train a new adapter of that rank. The rest as in `unlearn`.
+    data: one or several files or folders; columns: the column each field is read from (see `read_rows`). settings:
+    fields of `Finetuning`. lora: train a new adapter of that rank. The rest as in `unlearn`.
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
     refuse_existing(out, overwrite=overwrite)
-    files = [Path(file) for file in ([data] if isinstance(data, str | Path) else data)]
-    sources = inputs.hashed(training=files)["training"]
-    examples = [example for file in files for example in read_examples(file)]
+    rows = read_rows(data, columns)
+    check_columns(columns or {}, rows)
+    examples = rows.examples
     chosen = config.build(Finetuning, settings or {})
     listener.stage("loading")
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     lengths = {"max_length": max_length, "chunk_tokens": chunk_tokens}
-    asked = {**lengths, "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
-    identity = inputs.identity(chosen, loaded.fingerprint, {"training": sources}, **asked)
+    asked = {
+        **lengths,
+        "dtype": dtype,
+        "lora": lora,
+        "lora_targets": sorted(lora_targets),
+        "columns": dict(columns or {}),
+    }
+    identity = inputs.identity(chosen, loaded.fingerprint, {"training": rows.sources}, **asked)
     if lora is not None:
         loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
     clock.lap("load")
     checkpoint = checkpoint_of(out, resume=resume)
     encoder = loaded.encoder(max_length)
     texts, examples = examples, chunks(examples, encoder, chunk_tokens)
-    if note := chunk_note(texts, examples):
-        listener.note(note)
+    for note in (*rows.notes, chunk_note(texts, examples)):
+        if note:
+            listener.note(note)
     listener.stage(f"fine-tuning on {len(examples)} examples")
     history = chosen(
         loaded, examples, encoder, checkpoint=checkpoint, resume=resume, progress=listener.step, identity=identity
@@ -72,7 +81,7 @@ def finetune(
         (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history.log), encoding="utf-8")
         clock.lap("write")
         configuration = {"finetuning": config.to_dict(chosen), "lora": lora, **lengths}
-        data_files = {Path(file.path).name: (file,) for file in sources}
+        data_files = {source.path.name: (source,) for source in rows.sources}
         record = run_record("finetune", configuration, clock=clock, data=data_files, model=loaded)
         record["identity"] = dict(identity.facts)
         write_json(folder / "run.json", record)

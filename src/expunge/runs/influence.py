@@ -18,7 +18,7 @@ from expunge.methods import Context
 from expunge.methods.llmeraser import LLMEraser
 from expunge.models import load
 from expunge.models.adapters import learned_adapter
-from expunge.request import Example, Request, read_examples
+from expunge.request import Columns, Example, Paths, Request, read_rows
 from expunge.runs import inputs
 from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
@@ -28,10 +28,12 @@ FACTOR = 10.0  # of the mean eigenvalue: λ where no request is there to choose 
 
 def influence(
     model: Path | str,
-    probes: Path | str,
-    forget: Path | str | None = None,
-    retain: Path | str | None = None,
+    probes: Paths,
+    forget: Paths | None = None,
+    retain: Paths | None = None,
     *,
+    columns: Columns | None = None,
+    retain_includes_forget: bool = False,
     out: Path | str,
     supports: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -62,12 +64,17 @@ def influence(
         raise ConfigurationError(
             "There is nothing to predict: give --forget and --retain, or --supports K with the fine-tuning set as --train."
         )
-    sources = inputs.hashed(forget=forget, retain=retain, probes=probes, train=eraser.train)
-    asked = read_examples(probes)
+    probed_rows = read_rows(probes, columns)
+    sources = {"probes": probed_rows.sources, **inputs.read(columns, train=eraser.train)}
+    asked = probed_rows.examples
     request = None
-    if forget is not None:
+    if forget is None:
+        sources |= inputs.read(columns, retain=retain)
+    else:
         cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
-        request = in_chunks(Request.read(forget, retain), model, **cutting, trust_remote_code=trust_remote_code)
+        request = Request.read(forget, retain, columns=columns, retain_includes_forget=retain_includes_forget)
+        sources |= request.sources
+        request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     listener.stage("loading")
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     learned_adapter(loaded, "Influence")
@@ -95,7 +102,7 @@ def influence(
         whole = edited.whole
     else:
         assert train is not None
-        whole = tuple(chunks(read_examples(train), context.encoder, chunk_tokens))
+        whole = tuple(chunks(read_rows(train, columns).examples, context.encoder, chunk_tokens))
         operator = eraser.over(loaded, context.encoder.examples(whole))
     if supports:
         damping = found["solve"]["damping"] if request is not None else None

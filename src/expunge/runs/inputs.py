@@ -1,40 +1,24 @@
 """What a run reads: its files with the hash of what was read, and everything a run must share with its checkpoint."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from expunge import config
-from expunge.identity import HASH, Identity, digest, file_sha256
+from expunge.identity import HASH, Identity, digest
 from expunge.models.fingerprint import fingerprint
 from expunge.models.loading import resolve
+from expunge.request import Columns, Paths, Source, read_rows
 
-Paths = Path | str | Sequence[Path | str] | None
 FREE = {"checkpoint_every", "tolerance", "passes", "seconds", "rounds"}  # settings a run may go on with other values of
 FOLDERS = ("base", "forget_model")  # settings that name models
 
 
-@dataclass(frozen=True)
-class Input:
-    """A file as it was when it was read: path and sha256 of its bytes."""
-
-    path: str
-    sha256: str
+Inputs = Mapping[str, tuple[Source, ...]]
 
 
-Inputs = Mapping[str, tuple[Input, ...]]
-
-
-def hashed(**paths: Paths) -> dict[str, tuple[Input, ...]]:
-    """The files of each set that is given, hashed now: call it right before they are read."""
-    return {name: tuple(_files(each)) for name, each in paths.items() if each is not None}
-
-
-def _files(paths: Path | str | Sequence[Path | str]) -> list[Input]:
-    listed = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    files = [file for path in listed for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return [Input(str(file), file_sha256(file)) for file in files if file.is_file()]
+def read(columns: Columns | None = None, **paths: Paths | None) -> dict[str, tuple[Source, ...]]:
+    """The files of each set that is given, as they are now. Raises RequestError for what cannot be read."""
+    return {name: read_rows(each, columns).sources for name, each in paths.items() if each is not None}
 
 
 def described(inputs: Inputs) -> dict[str, dict[str, Any]]:
@@ -42,13 +26,13 @@ def described(inputs: Inputs) -> dict[str, dict[str, Any]]:
     return {name: _described(files) for name, files in inputs.items()}
 
 
-def _described(files: tuple[Input, ...]) -> dict[str, Any]:
+def _described(files: tuple[Source, ...]) -> dict[str, Any]:
     if len(files) == 1:
-        return {"path": files[0].path, "sha256": files[0].sha256}
-    return {"sha256": together(files), "files": [{"path": file.path, "sha256": file.sha256} for file in files]}
+        return {"path": str(files[0].path), "sha256": files[0].sha256}
+    return {"sha256": together(files), "files": [{"path": str(file.path), "sha256": file.sha256} for file in files]}
 
 
-def together(files: tuple[Input, ...]) -> str:
+def together(files: tuple[Source, ...]) -> str:
     """The sha256 of one file's bytes; of several, of their hashes in order."""
     if len(files) == 1:
         return files[0].sha256

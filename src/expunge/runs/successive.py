@@ -21,7 +21,7 @@ from expunge.models.fingerprint import fingerprint
 from expunge.models.loading import resolve
 from expunge.reading import foreign, part, read_object, read_text
 from expunge.reporting import write_report
-from expunge.request import Example, Request, read_examples
+from expunge.request import Columns, Example, Paths, Request, paths_of, read_examples, read_rows
 from expunge.runs import inputs
 from expunge.runs.record import (
     Clock,
@@ -52,8 +52,8 @@ class _Plan:
     model: Path
     parts: Path
     requests: tuple[tuple[Example, ...], ...]
-    retain: Path | str | None
-    holdout: Path | str | None
+    retain: Paths | None
+    holdout: Paths | None
     chosen: Method
     kind: Kind
     suite: Suite | None
@@ -106,10 +106,12 @@ class _Plan:
 
 def successive(
     model: Path | str,
-    forget: Sequence[Path | str],
-    retain: Path | str | None = None,
-    holdout: Path | str | None = None,
+    forget: Sequence[Paths],
+    retain: Paths | None = None,
+    holdout: Paths | None = None,
     *,
+    columns: Columns | None = None,
+    retain_includes_forget: bool = False,
     out: Path | str,
     kind: Kind = "sustainability",
     method: str | Method = "ngdiff",
@@ -134,8 +136,8 @@ def successive(
     before it, as MUSE's do, or only what is new). After step k the model is measured on everything asked for so far
     (`forget`), on each request by itself (`request_1`, ...), and on retain and holdout; or on `suite`, the same at every
     step. reference: the model retrained without all of it (or the results.json of its evaluation on what the last step is
-    measured on); it is compared with the last step, and with every step where `suite` is given. The other parameters are
-    those of `unlearn`.
+    measured on); it is compared with the last step, and with every step where `suite` is given. columns,
+    retain_includes_forget: as in `Request.read`, for all requests together. The other parameters are those of `unlearn`.
 
     `out` becomes a folder with a run folder for each step (1/, 2/, ...), results.json, which has the curve under
     `successive`, report.html and run.json, all at once; until then the finished steps lie in `<out>.parts`, where `resume`
@@ -148,11 +150,22 @@ def successive(
     parts = out.with_name(out.name + ".parts")
     if not resume:
         shutil.rmtree(parts, ignore_errors=True)
-    data = inputs.hashed(**{f"forget {number}": path for number, path in enumerate(forget, start=1)})
+    read = [read_rows(paths, columns) for paths in forget]
+    data = {f"forget {number}": rows.sources for number, rows in enumerate(read, start=1)}
+    if columns or retain_includes_forget:
+        whole = [path for paths in forget for path in paths_of(paths)]
+        request = Request.read(
+            list(dict.fromkeys(whole)), retain, holdout, columns=columns, retain_includes_forget=retain_includes_forget
+        )
+        for warning in request.warnings:
+            listener.note(warning)
+        retain, holdout = (
+            _rewritten(parts / f"{name}.jsonl", getattr(request, name)) for name in ("retain", "holdout")
+        )
     plan = _Plan(
         model=resolve(model),
         parts=parts,
-        requests=tuple(read_examples(path) for path in forget),
+        requests=tuple(rows.examples for rows in read),
         retain=retain,
         holdout=holdout,
         chosen=make_method(method, settings) if isinstance(method, str) else method,
@@ -160,7 +173,7 @@ def successive(
         suite=suite,
         reference=reference,
         limit=limit,
-        kept=inputs.hashed(retain=retain, holdout=holdout),
+        kept=inputs.read(retain=retain, holdout=holdout),
         sizes={"max_length": max_length, "chunk_tokens": chunk_tokens},
         max_new_tokens=max_new_tokens,
         options={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
@@ -218,9 +231,7 @@ def _step(
         start = resolve(plan.parts / str(step - 1))
     examples = plan.asked(step)
     asked = plan.parts / f"{step}.jsonl"
-    lines = "".join(json.dumps(example.record(), ensure_ascii=False) + "\n" for example in examples)
-    if not asked.is_file() or read_text(asked, ConfigurationError) != lines:
-        write_text(asked, lines)
+    _rewritten(asked, examples)
     listener.stage(f"request {step} of {total}: {len(examples)} examples")
     if target.is_dir():
         _check_same(plan, target, start, asked)
@@ -240,6 +251,14 @@ def _step(
     run = result(name_of(plan.chosen), "unlearned", evaluation, controls=controls, settings=settings, seconds=seconds)
     label = f"{step} request{'s' if step > 1 else ''}"
     return run, _point(step, len(plan.so_far(step)), label, evaluation, seconds)
+
+
+def _rewritten(path: Path, examples: Sequence[Example]) -> Path | None:
+    """`path`, which holds the examples as JSONL; None for no examples."""
+    lines = "".join(json.dumps(example.record(), ensure_ascii=False) + "\n" for example in examples)
+    if lines and (not path.is_file() or read_text(path, ConfigurationError) != lines):
+        write_text(path, lines)
+    return path if lines else None
 
 
 def _comparable(plan: _Plan, step: int, before: Sequence[dict[str, Any]]) -> dict[str, Evaluation]:
@@ -283,7 +302,7 @@ def _sealed(evaluation: Any) -> str:
 
 def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
     """Refuse to go on from a step that was made with other settings, other data or from another model."""
-    data = {**inputs.hashed(forget=asked, train=getattr(plan.chosen, "train", None)), **plan.kept}
+    data = {**inputs.read(forget=asked, train=getattr(plan.chosen, "train", None)), **plan.kept}
     options = {**plan.sizes, "dtype": plan.options["dtype"], "lora": None, "lora_targets": []}
     weights = fingerprint(start) if start.is_dir() else None
     wanted = inputs.identity(plan.chosen, weights, data, **options)

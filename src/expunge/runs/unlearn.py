@@ -18,7 +18,7 @@ from expunge.models import Loaded, load, new_adapter
 from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import check_unchanged, fingerprint
 from expunge.reporting import write_report
-from expunge.request import Request
+from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
 from expunge.runs.record import (
     Clock,
@@ -39,10 +39,12 @@ Output = Literal["model", "patch", "both"]
 
 def unlearn(
     model: Path | str,
-    forget: Path | str,
-    retain: Path | str | None = None,
-    holdout: Path | str | None = None,
+    forget: Paths,
+    retain: Paths | None = None,
+    holdout: Paths | None = None,
     *,
+    columns: Columns | None = None,
+    retain_includes_forget: bool = False,
     out: Path | str,
     method: str | Method = "ngdiff",
     settings: Mapping[str, Any] | None = None,
@@ -52,7 +54,7 @@ def unlearn(
     reference: Path | str | None = None,
     suite: Suite | None = None,
     evaluate_models: bool = True,
-    tuned_on: Path | str | None = None,
+    tuned_on: Paths | None = None,
     leave_out_tuned: bool = True,
     max_length: int = 512,
     chunk_tokens: int | None = None,
@@ -67,8 +69,9 @@ def unlearn(
 ) -> dict[str, Any]:
     """Make `model` forget, and measure what it still knows. Returns the content of `results.json`.
 
-    forget, retain, holdout: JSONL or .txt files, or folders of such (see `expunge.request`); running text of more than
-    `chunk_tokens` tokens (default: `max_length`) is cut into chunks of that length. method: a name with `settings` over
+    forget, retain, holdout: one or several files or folders each; columns and retain_includes_forget: how to read them
+    (see `Request.read`). Running text of more than `chunk_tokens` tokens (default: `max_length`) is cut into chunks of
+    that length. method: a name with `settings` over
     its defaults, or a Method. output: write the unlearned "model", the "patch" that makes it from the original, or
     "both". lora: train a new adapter of that rank instead of the weights; a model folder that is an adapter is trained
     as it is. reference: the model retrained without the forget set, the gold standard to compare with, or the
@@ -85,8 +88,8 @@ def unlearn(
     refuse_existing(out, overwrite=overwrite)
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     chosen = make_method(method, settings) if isinstance(method, str) else method
-    data = inputs.hashed(forget=forget, retain=retain, holdout=holdout, train=getattr(chosen, "train", None))
-    request = Request.read(forget, retain, holdout)
+    request = Request.read(forget, retain, holdout, columns=columns, retain_includes_forget=retain_includes_forget)
+    data = {**request.sources, **inputs.read(train=getattr(chosen, "train", None))}
     request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     suite, marks = _apart(suite, chosen, request, tuned_on, leave_out=leave_out_tuned)
@@ -97,6 +100,8 @@ def unlearn(
     loaded = load(model, **options)
     _check_output(loaded, output)
     asked = {**cutting, "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
+    asked |= {"columns": dict(columns)} if columns else {}
+    asked |= {"retain_includes_forget": True} if retain_includes_forget else {}
     identity = inputs.identity(chosen, loaded.fingerprint, data, **asked)
     clock.lap("load")
     board.add("original", loaded)
@@ -131,7 +136,7 @@ def unlearn(
 
 
 def _apart(
-    suite: Suite, chosen: Method, request: Request, tuned_on: Path | str | None, *, leave_out: bool
+    suite: Suite, chosen: Method, request: Request, tuned_on: Paths | None, *, leave_out: bool
 ) -> tuple[Suite, frozenset[str]]:
     """The suite without what settings were, or will be, chosen on; and the marks of these examples.
 

@@ -42,7 +42,7 @@ class Relearn:
     steps: Count = 1000
     at: tuple[Annotated[int, Field(ge=0)], ...] = AT
     share: Share = 0.5
-    data: str | None = None
+    data: str | tuple[str, ...] | None = None
     lr: Positive = 1e-4
     batch_size: Count = 16
     weight_decay: NonNegative = 0.0
