@@ -132,7 +132,7 @@ def test_damaged_content_is_seen_before_anything_is_written(pair: tuple[Path, Pa
     content = bytearray(patch.path.read_bytes())
     content[-1] ^= 1
     patch.path.write_bytes(content)
-    with pytest.raises(PatchError, match=r"patch\.safetensors is damaged\. Nothing was written"):
+    with pytest.raises(PatchError, match=r"patch\.safetensors is damaged"):
         apply(patch.path, base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -125,6 +125,8 @@ def test_damaged_sparse_tensors_are_refused(tmp_path: Path) -> None:
     content[patch.stored["w#bits"].start] ^= 1
     patch.path.write_bytes(content)
     with pytest.raises(PatchError, match="w has 1 values for 2 places"):
+        Patch.open(patch.path).tensor("w")
+    with pytest.raises(PatchError, match="do not fit its checksum"):
         apply(patch.path, before, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     change = json.loads(patch.manifest.dump())["changes"]["w"]

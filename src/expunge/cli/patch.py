@@ -30,7 +30,10 @@ def inspect(
     chosen = file or patch
     if chosen is None:
         raise typer.BadParameter("name the patch file", param_hint="PATCH")
-    report = patches.Patch.open(chosen).inspect()
+    opened = patches.Patch.open(chosen)
+    opened.verify()
+    _note(opened)
+    report = opened.inspect()
     if as_json:
         typer.echo(json.dumps(report, indent=1, allow_nan=False))
     else:
@@ -48,7 +51,9 @@ def apply(
     """Write the patched model: base + patch."""
     from expunge import patch as patches
 
-    written = patches.apply(patch, model, out, merge=merge, overwrite=overwrite)
+    opened = patches.Patch.open(patch)
+    _note(opened)
+    written = patches.apply(opened, model, out, merge=merge, overwrite=overwrite)
     typer.echo(f"Patched model written to {written}")
 
 
@@ -62,7 +67,9 @@ def revert(
     """Write the base model back, bit by bit: patched − patch."""
     from expunge import patch as patches
 
-    written = patches.revert(patch, model, out, overwrite=overwrite)
+    opened = patches.Patch.open(patch)
+    _note(opened)
+    written = patches.revert(opened, model, out, overwrite=overwrite)
     typer.echo(f"Base model written to {written}")
 
 
@@ -95,6 +102,11 @@ def compose(
     from expunge import patch as room
 
     _print(room.compose(patches, out, base=base, overwrite=overwrite).inspect(), rows=0)
+
+
+def _note(patch: Any) -> None:
+    for note in patch.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _print(report: dict[str, Any], rows: int) -> None:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from expunge.errors import ModelError
-from expunge.models.checkpoint import stored
+from expunge.models.checkpoint import Stored, stored
 from expunge.models.loading import ADAPTER_CONFIG, Loaded, adapter_base, is_adapter_folder, resolve
 from expunge.models.stamp import Stamp
 from expunge.reading import read_object
@@ -54,13 +55,19 @@ def weights_fingerprint(folder: Path) -> str:
     stamp = Stamp.of(folder)
     if stamp.settled and stamp.files in _known:
         return _known[stamp.files]
+    found = fingerprint_of(stored(folder))
+    if stamp.settled and not stamp.changed():
+        _known[stamp.files] = found
+    return found
+
+
+def fingerprint_of(tensors: Mapping[str, Stored]) -> str:
+    """The sha256 over name, dtype, shape and bytes of tensors in the order of their names."""
     digest = hashlib.sha256()
-    for name, item in stored(folder).items():
+    for name, item in sorted(tensors.items()):
         digest.update(json.dumps([name, item.dtype, item.shape]).encode())
         for part in item.chunks():
             digest.update(part)
-    if stamp.settled and not stamp.changed():
-        _known[stamp.files] = digest.hexdigest()
     return digest.hexdigest()
 
 

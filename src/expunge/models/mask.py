@@ -15,13 +15,15 @@ from torch import Tensor
 
 from expunge.errors import ConfigurationError
 from expunge.files import atomic_path
+from expunge.models import checksum
 from expunge.models.checkpoint import NAMES, read_file, write_file
 from expunge.models.fingerprint import is_of
 from expunge.models.loading import Loaded
 from expunge.reading import parse_json
 
 KEY = "expunge-mask"
-VERSION = 1
+OLD = "the mask file has no checksum, since an older version wrote it: damage to it would not be seen"
+VERSION = 2  # 1: without a checksum
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Mask:
         text = json.dumps({"format": VERSION, "shapes": self.shapes, "info": self.info}, default=str)
         layout = {name: (NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self.tensors.items()}
         with atomic_path(path, overwrite=overwrite) as temporary:
-            write_file(temporary, layout, lambda name: self.tensors[name], {KEY: text})
+            write_file(temporary, layout, lambda name: self.tensors[name], {KEY: text, checksum.NAME: checksum.BLANK})
+            checksum.seal_file(temporary)
         return path
 
     @classmethod
@@ -110,15 +113,19 @@ class Mask:
                 "`expunge attribute`."
             ) from None
         shapes = {name: tuple(shape) for name, shape in header.shapes.items()}
+        if header.format not in (1, VERSION):
+            raise ConfigurationError(f"{path} is damaged or of another format: make it again with `expunge attribute`.")
+        sealed = checksum.check_file(path, metadata, ConfigurationError, required=header.format > 1)
         dtypes = {item.dtype for item in stored.values()}
         known = dtypes == {"U8"} or dtypes <= {"F64", "F32", "F16", "BF16"}
-        if header.format != VERSION or set(shapes) != set(stored) or not known:
+        if set(shapes) != set(stored) or not known:
             raise ConfigurationError(f"{path} is damaged or of another format: make it again with `expunge attribute`.")
         for name, item in stored.items():
             expected = (-(-prod(shapes[name]) // 8),) if item.dtype == "U8" else shapes[name]
             if item.shape != expected:
                 raise ConfigurationError(f"{path} is damaged: {name} does not hold {prod(shapes[name])} entries.")
-        return cls({name: item.read() for name, item in stored.items()}, shapes, header.info)
+        info = header.info | ({} if sealed else {"unsealed": OLD})
+        return cls({name: item.read() for name, item in stored.items()}, shapes, info)
 
     def check(self, loaded: Loaded) -> None:
         """Raise ConfigurationError unless this mask was made for exactly these weights and trainable parameters."""

@@ -10,11 +10,24 @@ from torch import Tensor
 from expunge import __version__
 from expunge.errors import ConfigurationError, OutputError, PatchError
 from expunge.files import atomic_path
-from expunge.models.checkpoint import Stored, rewrite, stored, write_adapter, write_file
+from expunge.models.checkpoint import Stored, rewrite, stored, write_adapter
 from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import adapter_base, is_adapter_folder, resolve
+from expunge.models.stamp import Stamp
 from expunge.patch import lora
-from expunge.patch.format import FILE, KEY, Change, Manifest, Patch, Totals, difference, finite, measure, shift, write
+from expunge.patch.format import (
+    FILE,
+    Change,
+    Manifest,
+    Patch,
+    Totals,
+    difference,
+    finite,
+    measure,
+    shift,
+    write,
+    write_sealed,
+)
 
 
 def create(
@@ -36,6 +49,7 @@ def create(
     base, patched, out = resolve(base), resolve(patched), Path(out)
     out = out / FILE if out.is_dir() else out
     with atomic_path(out, overwrite=overwrite) as temporary:
+        stamp = Stamp.of(base, patched)
         adapter = is_adapter_folder(patched) and not is_adapter_folder(base)
         changes, config = _adapter_changes(base, patched) if adapter else (_dense_changes(base, patched), None)
         before, after = stored(base), stored(patched)
@@ -54,10 +68,11 @@ def create(
         )
         if adapter:
             layout = {name: (item.dtype, item.shape) for name, item in after.items()}
-            metadata = {"format": "pt", KEY: manifest.dump()}
-            write_file(temporary, layout, lambda name: after[name].read(), metadata)
+            write_sealed(temporary, layout, lambda name: after[name].read(), manifest)
         else:
             write(temporary, manifest, lambda name: difference(before[name].read(), after[name].read()))
+        if changed := stamp.changed():
+            raise PatchError(f"{changed[0]} has changed while the patch was made. Nothing was written; run it again.")
     return Patch.open(out)
 
 
@@ -75,6 +90,7 @@ def apply(
     if merge and manifest.kind == "dense" and is_adapter_folder(model):
         raise ConfigurationError("This patch changes an adapter in place and is not merged. Leave --merge out.")
     _check_out(out, model)
+    stamp = Stamp.of(model)
     with atomic_path(out, overwrite=overwrite) as temporary:
         _check_model(model, manifest.base, manifest.patched, "base", "This model has the patch already.")
         if manifest.kind == "dense":
@@ -83,6 +99,7 @@ def apply(
             config = {**(manifest.adapter or {}), "base_model_name_or_path": str(model.resolve())}
             if merge:
                 lora.merge(model, config, patch.stored, patch.tensor, temporary)
+                _check_merged(model, temporary, stamp)
                 return out
             write_adapter(temporary, config, {name: patch.tensor(name) for name in patch.stored})
         _check_result(temporary, manifest.patched, patch)
@@ -113,7 +130,10 @@ def revert(patch: Patch | Path | str, model: Path | str, out: Path | str, *, ove
 
 
 def _opened(patch: Patch | Path | str) -> Patch:
-    return patch if isinstance(patch, Patch) else Patch.open(patch)
+    """The patch, every byte of it checked."""
+    opened = patch if isinstance(patch, Patch) else Patch.open(patch)
+    opened.verify()
+    return opened
 
 
 def _dense_changes(base: Path, patched: Path) -> dict[str, Change]:
@@ -229,6 +249,15 @@ def _check_result(folder: Path, expected: str, patch: Patch) -> None:
             f"The result has the fingerprint {found[:16]}…, not the recorded {expected[:16]}…: {patch.path} is "
             "damaged. Nothing was written."
         )
+
+
+def _check_merged(model: Path, merged: Path, stamp: Stamp) -> None:
+    """The merged model has the base's tensors, and the base is still what was read."""
+    if changed := stamp.changed():
+        raise PatchError(f"{changed[0]} has changed while the patch was merged. Nothing was written; run it again.")
+    layouts = [{name: (item.dtype, item.shape) for name, item in stored(each).items()} for each in (model, merged)]
+    if layouts[0] != layouts[1]:
+        raise PatchError(f"Merged, the model would not have the tensors of {model}. Apply the patch without --merge.")
 
 
 def _check_out(out: Path, source: Path) -> None:

@@ -28,10 +28,12 @@ def compose(
     that more than one patch changes are not known (None), as the size of a change cannot be told from bits alone.
 
     Raises PatchError for fewer than two patches, a LoRA patch, patches that do not follow on each other, or a `base`
-    that is not theirs; OutputError if `out` exists and `overwrite` is false.
+    that is not theirs, or a damaged file; OutputError if `out` exists and `overwrite` is false.
     """
     opened = [item if isinstance(item, Patch) else Patch.open(item) for item in patches]
     _check_chain(opened)
+    for patch in opened:
+        patch.verify()
     out = Path(out)
     out = out / FILE if out.is_dir() else out
     names = sorted({name for patch in opened for name in patch.names})

@@ -13,6 +13,8 @@ where that is smaller, as two tensors: NAME#bits, one bit an entry, 1 where it c
 the lowest bit of the first byte), and NAME#values, the differences of the changed entries in their order.
 
 A *lora* patch holds the tensors of a new PEFT adapter as they are and its configuration in the manifest.
+
+The header's entry "sha256" is a checksum of the whole file (see `models.checksum`).
 """
 
 import json
@@ -29,12 +31,14 @@ from torch import Tensor
 from expunge.errors import PatchError
 from expunge.models.adapter_config import check_adapter_config
 from expunge.models.checkpoint import DTYPES, NAMES, Stored, read_file, write_file
+from expunge.models.checksum import BLANK, NAME, check_file, seal_file
+from expunge.models.fingerprint import fingerprint_of
 from expunge.models.mask import pack, unpack
 from expunge.reading import parse_json
 
 FILE = "patch.safetensors"
 KEY = "expunge"
-VERSION = 2  # 1: without sparse tensors
+VERSION = 3  # 1: without sparse tensors; 2: without a checksum
 ENTRIES = 1 << 18  # how many entries of a tensor the statistics take at a time: few enough to stay in the cache
 BITS, VALUES = "#bits", "#values"
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -126,6 +130,7 @@ class Patch:
     path: Path
     manifest: Manifest
     stored: Mapping[str, Stored]
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: Path | str) -> "Patch":
@@ -156,7 +161,27 @@ class Patch:
             if manifest.adapter is None:
                 raise PatchError(f"{path} is damaged: its manifest has no adapter configuration.")
             check_adapter_config(manifest.adapter, [item.shape for item in stored.values()], path)
-        return cls(path, manifest, stored)
+        return cls(path, manifest, stored, metadata)
+
+    def verify(self) -> None:
+        """Read the whole file and compare it with its checksum. Raises PatchError if it is damaged.
+
+        A file of format 1 or 2 has none; of a lora patch the tensors are compared with the manifest's fingerprint then.
+        """
+        required = self.manifest.format > 2
+        if check_file(self.path, dict(self.metadata), PatchError, required=required) or self.manifest.kind == "dense":
+            return
+        if fingerprint_of(self.stored) != self.manifest.patched:
+            raise PatchError(f"{self.path} is damaged: its tensors are not those its manifest names. Make it again.")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before relying on the file."""
+        if self.manifest.format > 2:
+            return ()
+        return (
+            f"{self.path} has no checksum, since an older version wrote it: damage to its manifest would not be seen",
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -242,7 +267,15 @@ def write(file: Path, manifest: Manifest, differences: Callable[[str], Tensor]) 
             return change
         return pack(change != 0) if stored.endswith(BITS) else change[change != 0]
 
-    write_file(file, layout(manifest.changes), piece, {"format": "pt", KEY: manifest.dump()})
+    write_sealed(file, layout(manifest.changes), piece, manifest)
+
+
+def write_sealed(
+    file: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], tensor: Callable[[str], Tensor], manifest: Manifest
+) -> None:
+    """Write a patch file with its manifest and its checksum."""
+    write_file(file, layout, tensor, {"format": "pt", KEY: manifest.dump(), NAME: BLANK})
+    seal_file(file)
 
 
 def difference(base: Tensor, patched: Tensor) -> Tensor:
