@@ -45,6 +45,9 @@ def attack(
     limit: options.Limit = None,
     max_length: options.MaxLength = 512,
     chunk_tokens: options.ChunkTokens = None,
+    targets: options.Targets = "last",
+    chat_template: options.ChatTemplate = None,
+    template_date: options.TemplateDate = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest generated answer, in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in one pass; changes no number.")] = 32,
     dtype: options.Dtype = "float32",
@@ -61,10 +64,11 @@ def attack(
     from expunge.runs.attack import attack as run_attacks
     from expunge.runs.evaluate import make_suite
 
+    wording = options.wording(targets, chat_template, template_date)
     asked: dict[str, Any] = {
         "data": data, "split": split, "forget": forget, "retain": retain, "holdout": holdout, "model": model,
         "columns": options.columns(columns), "retain_includes_forget": retain_includes_forget,
-        "max_length": max_length, "chunk_tokens": chunk_tokens, "prefix_tokens": prefix_tokens,
+        "max_length": max_length, "chunk_tokens": chunk_tokens, "wording": wording, "prefix_tokens": prefix_tokens,
         "trust_remote_code": trust_remote_code, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     whole = make_suite(suite, **asked)
@@ -85,6 +89,8 @@ def attack(
             tuned_on=tuned_on,
             leave_out_tuned=leave_out_tuned,
             max_length=max_length,
+            wording=wording,
+            max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             dtype=dtype,
             device=device,

@@ -29,6 +29,9 @@ def attribute(
     lora: options.Lora = None,
     max_length: options.MaxLength = 512,
     chunk_tokens: options.ChunkTokens = None,
+    targets: options.Targets = "last",
+    chat_template: options.ChatTemplate = None,
+    template_date: options.TemplateDate = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Examples run together; changes no number.")
     ] = 8,
@@ -62,6 +65,7 @@ def attribute(
             lora=lora,
             compare={str(path): path for path in compare or ()},
             max_length=max_length,
+            wording=options.wording(targets, chat_template, template_date),
             chunk_tokens=chunk_tokens,
             batch_size=batch_size,
             seed=seed,

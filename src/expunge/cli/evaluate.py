@@ -58,6 +58,9 @@ def evaluate(
     limit: options.Limit = None,
     max_length: options.MaxLength = 512,
     chunk_tokens: options.ChunkTokens = None,
+    targets: options.Targets = "last",
+    chat_template: options.ChatTemplate = None,
+    template_date: options.TemplateDate = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest generated answer, in tokens.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in one pass; changes no number.")] = 32,
     dtype: options.Dtype = "float32",
@@ -71,6 +74,7 @@ def evaluate(
     from expunge.reporting import show_results
     from expunge.runs import evaluate_model, make_suite
 
+    wording = options.wording(targets, chat_template, template_date)
     chosen = make_suite(
         suite,
         data=data,
@@ -82,6 +86,7 @@ def evaluate(
         retain_includes_forget=retain_includes_forget,
         model=model,
         max_length=max_length,
+        wording=wording,
         chunk_tokens=chunk_tokens,
         prefix_tokens=prefix_tokens,
         trust_remote_code=trust_remote_code,
@@ -108,6 +113,7 @@ def evaluate(
             tuned_on=tuned_on,
             leave_out_tuned=leave_out_tuned,
             max_length=max_length,
+            wording=wording,
             batch_size=batch_size,
             dtype=dtype,
             device=device,

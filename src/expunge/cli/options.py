@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -33,6 +33,9 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+if TYPE_CHECKING:
+    from expunge.data import Wording
+
 Model = Annotated[str, typer.Option("--model", help="Model folder (or hub id): a causal LM or a PEFT adapter.")]
 Forget = Annotated[list[Path], typer.Option("--forget", help=f"What to forget, correct or rewrite: {READ}.")]
 ForgetToo = Annotated[list[Path] | None, typer.Option("--forget", help=f"request: the forget set: {READ}.")]
@@ -60,6 +63,17 @@ MaxLength = Annotated[int, typer.Option("--max-length", help="Cap on prompt + re
 ChunkTokens = Annotated[
     int | None, typer.Option("--chunk-tokens", help="Longer running text is cut so; default: --max-length.")
 ]
+Targets = Annotated[
+    Literal["last", "assistant", "all"],
+    typer.Option("--targets", help="Turns of a conversation that count: its last answer, every answer, all turns."),
+]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option("--chat-template", metavar="FILE|none", help="Another chat template; none: Question/Answer lines."),
+]
+TemplateDate = Annotated[
+    str | None, typer.Option("--template-date", metavar="YYYY-MM-DD", help="Today, to templates that write it.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most so many examples of each set.")]
 TunedOn = Annotated[
     list[Path] | None,
@@ -77,6 +91,13 @@ Dtype = Annotated[
     typer.Option("--dtype", help="Dtype of the weights in memory; the update itself is always fp32."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; default: a GPU if there is one.")]
+
+
+def wording(targets: Literal["last", "assistant", "all"], chat_template: str | None, day: str | None) -> "Wording":
+    """How examples are put to the models."""
+    from expunge.data.template import DATE, Wording
+
+    return Wording.read(targets, chat_template, day or DATE)
 
 
 def settings(config: Path | None, assignments: list[str] | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from expunge.data.encoding import Encoder, spelling
+from expunge.data.template import Targets
+from expunge.data.turns import earlier, left_over, units, without
 from expunge.errors import ConfigurationError
 from expunge.request import Example, Request, read_examples
 
@@ -30,7 +32,8 @@ def read_corpus(path: Path | str, encoder: Encoder, *, tokens: int = 512, limit:
 
 
 def chunks(examples: Iterable[Example], encoder: Encoder, tokens: int | None = None) -> list[Example]:
-    """The examples, every running text of more than `tokens` tokens (default: `max_length`) cut into chunks.
+    """The examples, one for each target turn (see `turns.units`), and every running text of more than `tokens` tokens
+    (default: `max_length`) cut into chunks.
 
     A chunk is exactly `tokens` long, with the beginning token where the tokenizer sets one before a text; the last one
     holds the rest and, as any running text, the end-of-sequence token where the tokenizer has a beginning token. Each
@@ -40,7 +43,27 @@ def chunks(examples: Iterable[Example], encoder: Encoder, tokens: int | None = N
 
     Raises ConfigurationError if `tokens` is below 4 or above `max_length`, beyond which tokens would be lost.
     """
-    return list(_all(examples, encoder, tokens))
+    return list(_all(units(examples, encoder.wording.targets), encoder, tokens))
+
+
+def target_request(request: Request, targets: Targets) -> Request:
+    """The request with an example for each target turn, and warnings on what this leaves out.
+
+    An earlier turn that the retain set has too (the same system prompt, mostly) is not forgotten.
+    """
+    note = left_over(request.forget, request.retain, targets)
+    notes = [note] if note else []
+    if targets == "last":
+        return replace(request, warnings=(*request.warnings, *notes)) if notes else request
+    staying = earlier(request.retain, targets) | {example.key for example in request.retain}
+    rows = units(request.forget, targets)
+    forget = without(rows, staying)
+    if len(forget) < len(rows):
+        notes.append(f"forget: {len(rows) - len(forget)} turn(s) are in the retain set too and are not forgotten")
+    if any(example.context and example.kind != "remove" for example in request.forget):
+        notes.append("forget: of conversations that are corrected or rewritten, only the last answer is a target")
+    others = {name: units(getattr(request, name), targets) for name in ("retain", "holdout")}
+    return Request(forget, **others, warnings=(*request.warnings, *notes))
 
 
 def cut_request(request: Request, encoder: Encoder, tokens: int | None = None) -> Request:
@@ -48,7 +71,7 @@ def cut_request(request: Request, encoder: Encoder, tokens: int | None = None) -
     sets, notes = {}, []
     for name in ("forget", "retain", "holdout"):
         before = getattr(request, name)
-        sets[name] = tuple(chunks(before, encoder, tokens))
+        sets[name] = tuple(_all(before, encoder, tokens))
         note = chunk_note(before, sets[name])
         notes += [f"{name}: {note}"] if note else []
     return replace(request, **sets, warnings=(*request.warnings, *notes)) if notes else request
@@ -57,7 +80,7 @@ def cut_request(request: Request, encoder: Encoder, tokens: int | None = None) -
 def chunk_note(before: Iterable[Example], after: Iterable[Example]) -> str | None:
     """A sentence on how many texts were cut into how many chunks, or None if none was."""
     made = [example for example in after if example.tokens]
-    kept = sum(1 for example in before if not example.tokens) - sum(1 for example in after if not example.tokens)
+    kept = sum(map(_is_whole, before)) - sum(map(_is_whole, after))
     longest = max((len(example.tokens) for example in made), default=0)
     return f"{kept} running text(s) were cut into {len(made)} chunks of at most {longest} tokens" if kept else None
 
@@ -81,6 +104,10 @@ def _is_plain(example: Example) -> bool:
     """Running text that is only to be learned or forgotten, and not cut already."""
     other = (example.new_response, example.paraphrased_response, *example.wrong_responses)
     return example.is_text and example.kind == "remove" and not example.tokens and not any(other)
+
+
+def _is_whole(example: Example) -> bool:
+    return example.is_text and not example.tokens
 
 
 def _cut(example: Example, encoder: Encoder, size: int) -> Iterator[Example]:

@@ -11,12 +11,17 @@ import numpy as np
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation import statistics
+from expunge.evaluation.conditions import Conditions, alike
 from expunge.evaluation.measure import Measured, Plan
 from expunge.evaluation.metrics import membership, quality
 from expunge.evaluation.metrics.truth_ratio import Form
 from expunge.evaluation.result import Evaluation
 from expunge.evaluation.summary import Summary
 
+UNRECORDED = (
+    "the reference's results are of an earlier version and do not say how it was measured (lengths, template, dtype): "
+    "that it was measured like this model is taken on trust"
+)
 NONE_GIVEN = "no model retrained without the forget set was given"
 
 
@@ -30,11 +35,31 @@ def asked(plan: Plan, form: Form) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def check_reference(plans: Sequence[Plan], reference: Evaluation | None, form: Form) -> None:
-    """Before any work: the reference must have seen the very examples of the suite's forget set, and their answers."""
-    rows = reference.examples.get("forget") if reference is not None else None
+def check_reference(
+    plans: Sequence[Plan], reference: Evaluation | None, form: Form, conditions: Conditions
+) -> str | None:
+    """Before any work: the reference must have seen the very examples of the suite's forget set, in the same way.
+
+    Returns a note where it is not known how it was measured.
+    """
+    if reference is None:
+        return None
+    here = {plan.name: asked(plan, form) for plan in plans}
+    if reference.conditions is not None:
+        words = conditions.unlike(reference.conditions, alike(here, reference.asked))
+        if words:
+            raise ConfigurationError(
+                f"The reference was measured otherwise (here and there): {'; '.join(words)}. Its numbers cannot be "
+                "compared with these. Evaluate both alike, or give the reference's model folder instead of its results."
+            )
+    _check_examples(plans, reference, form)
+    return None if reference.conditions else UNRECORDED
+
+
+def _check_examples(plans: Sequence[Plan], reference: Evaluation, form: Form) -> None:
+    rows = reference.examples.get("forget")
     forget = next((each for each in plans if each.name == "forget"), None)
-    if reference is None or rows is None or forget is None:
+    if rows is None or forget is None:
         return
     if sorted((row["prompt"], row["response"]) for row in rows) != sorted(forget.shown):
         raise ConfigurationError(

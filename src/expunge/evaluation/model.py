@@ -10,6 +10,7 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation import controls
 from expunge.evaluation.choice import choose
 from expunge.evaluation.choice import summarise as summarise_choices
+from expunge.evaluation.conditions import Conditions
 from expunge.evaluation.generation import generate as generate_texts
 from expunge.evaluation.lens import Lens, lens
 from expunge.evaluation.measure import COMPARED, Measured, Plan, known, measure, plan
@@ -78,7 +79,10 @@ def evaluate(
         plan(name, examples, encoder, prefix_tokens=suite.prefix_tokens, max_new_tokens=new_tokens)
         for name, examples in suite.sets.items()
     ]
-    controls.check_reference(plans, reference, form)
+    conditions = Conditions.of(
+        loaded, encoder, plans, new_tokens=new_tokens if generate else None, prefix=suite.prefix_tokens
+    )
+    unrecorded = controls.check_reference(plans, reference, form, conditions)
     asking: dict[str, Any] = {
         "new_tokens": new_tokens if generate else None,
         "batch_size": batch_size,
@@ -108,6 +112,8 @@ def evaluate(
         summary, plain, more = summary | of_tasks, plain | others, more + told
     notes = [
         *suite.notes,
+        encoder.note(example for each in plans for example in each.examples),
+        unrecorded,
         cut_note((item for each in plans for item in each.encoded), encoder.max_length),
         *notes,
         *more,
@@ -120,6 +126,7 @@ def evaluate(
         notes=tuple(note for note in notes if note),
         asked={each.name: controls.asked(each, form) for each in plans},
         layers=layers,
+        conditions=conditions,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from expunge.evaluation.conditions import Conditions, alike
 from expunge.evaluation.statistics import Interval
 
 
@@ -17,7 +18,7 @@ class Evaluation:
     rouge_l_f1, probability_with_options and truth_ratio (R itself, not the score averaged in the metric; None where
     this example has none); min_k on the forget and holdout sets. `notes`: what a reader should know. `asked`: for each
     set a hash of its examples with their right and wrong answers. `layers`: what was read layer by layer, under "lens"
-    and "depth".
+    and "depth". `conditions`: how the model was measured; None in results of earlier versions.
     """
 
     suite: str
@@ -27,6 +28,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     asked: dict[str, str] = field(default_factory=dict)
     layers: dict[str, Any] = field(default_factory=dict)
+    conditions: Conditions | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Dicts, lists, strings and numbers only."""
@@ -38,7 +40,14 @@ class Evaluation:
             "notes": list(self.notes),
             "asked": dict(self.asked),
             "layers": dict(self.layers),
+            "conditions": self.conditions.to_dict() if self.conditions else {},
         }
+
+    def unlike(self, other: "Evaluation") -> list[str]:
+        """What was measured otherwise in `other`; empty where nothing is known to differ."""
+        if self.conditions is None or other.conditions is None:
+            return []
+        return self.conditions.unlike(other.conditions, alike(self.asked, other.asked))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Evaluation":
@@ -52,4 +61,5 @@ class Evaluation:
             notes=tuple(value.get("notes") or ()),
             asked=dict(value.get("asked") or {}),
             layers=dict(value.get("layers") or {}),
+            conditions=Conditions.read(value.get("conditions")),
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from expunge.errors import ConfigurationError
+from expunge.evaluation.conditions import Conditions, alike
 from expunge.reporting.results import name_of
 from expunge.reporting.validation import check_results
 
@@ -44,6 +45,7 @@ def _add(runs: list[dict[str, Any]], run: dict[str, Any], name: str) -> None:
     for index, known in enumerate(runs):
         if known.get("seed") == run.get("seed"):
             _check_examples(known, run, name)
+        _check_conditions(known, run, name)
         if _who(known) == _who(run):
             _check_numbers(known, run, name)
             runs[index] = _joined(known, run)
@@ -69,6 +71,18 @@ def _check_examples(known: dict[str, Any], run: dict[str, Any], name: str) -> No
         raise ConfigurationError(
             f"{name}: its {run['model']} model was measured on another forget set ({len(sets[1])} examples) than the "
             f"{known['model']} model merged before ({len(sets[0])}). Merge results of one request and limit only."
+        )
+
+
+def _check_conditions(known: dict[str, Any], run: dict[str, Any], name: str) -> None:
+    pair = [Conditions.read(each.get("conditions"), name) for each in (known, run)]
+    if pair[0] is None or pair[1] is None:
+        return
+    words = pair[0].unlike(pair[1], alike(known.get("asked") or {}, run.get("asked") or {}))
+    if words:
+        raise ConfigurationError(
+            f"{name}: its {_words(run)} was measured otherwise than the {_words(known)} merged before: "
+            f"{'; '.join(words)}. Their numbers cannot be compared: evaluate both alike."
         )
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.config import canonical
+from expunge.data import Wording
 from expunge.errors import ConfigurationError
 from expunge.evaluation import tuned
 from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
 from expunge.evaluation.attacks.scene import summarise
+from expunge.evaluation.conditions import Conditions
 from expunge.evaluation.suites import Suite
 from expunge.files import refuse_existing, write_json
 from expunge.models import Loaded, load
@@ -37,6 +39,7 @@ def attack(
     leave_out_tuned: bool = False,
     report: bool = True,
     max_length: int = 512,
+    wording: Wording = Wording(),
     max_new_tokens: int | None = None,
     batch_size: int = 32,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
@@ -79,7 +82,12 @@ def attack(
     sets = {name: bare(name, suite.sets[name]) for name in ("forget", "retain") if name in suite.sets}
     whole = {name: bare(name, (known or {}).get(name) or examples) for name, examples in sets.items()}
     chosen = _possible(kinds, settings or {}, sets, original is not None, listener)
-    loading: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    loading: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "wording": wording,
+    }
     first: Loaded | None = None
     for role, folder in places.items():
         listener.stage(f"loading the {role} model")
@@ -92,12 +100,13 @@ def attack(
             known=whole,
             encoder=loaded.encoder(max_length),
             original=first,
-            max_new_tokens=suite.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            max_new_tokens=_new_tokens(max_new_tokens, suite, runs[role]),
             prefix_tokens=suite.prefix_tokens,
             batch_size=batch_size,
             progress=listener.batch,
             step=listener.step,
         )
+        _check_alike(runs[role], scene, target)
         found = []
         for kind, one in chosen.items():
             listener.stage(f"{kind} on the {role} model")
@@ -202,10 +211,29 @@ def _match(
     )
 
 
+def _new_tokens(number: int | None, suite: Suite, entry: Mapping[str, Any]) -> int:
+    """The given number; else that of the results the attacks are added to; else the suite's."""
+    known = Conditions.read(entry.get("conditions"))
+    there = known.max_new_tokens if known else None
+    return next(value for value in (number, there, suite.max_new_tokens) if value is not None)
+
+
+def _check_alike(entry: Mapping[str, Any], scene: Scene, target: Path) -> None:
+    """Raise ConfigurationError if the results that attacks are added to were measured otherwise than attacks would be."""
+    known = Conditions.read(entry.get("conditions"), str(target))
+    words = known.unlike(scene.conditions()) if known else []
+    if words:
+        raise ConfigurationError(
+            f"{target} was measured otherwise than these attacks would be (there and here): {'; '.join(words)}. Give the "
+            "same, or write to another place with --out."
+        )
+
+
 def _put(entry: dict[str, Any], found: Sequence[dict[str, Any]], scene: Scene, notes: Sequence[str]) -> None:
     """Add attacks to a run's entry in place of earlier ones of the same kind and settings."""
     if "metrics" not in entry:
         entry["metrics"], entry["intervals"] = summarise(scene.untouched())
+        entry["conditions"] = scene.conditions().to_dict()
     said = [f"attacks: {note}" for note in notes]
     entry["notes"] = list(dict.fromkeys([*(entry.get("notes") or []), *said]))
     done = {_same(one) for one in found}

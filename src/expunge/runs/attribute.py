@@ -8,7 +8,7 @@ import expunge
 from expunge import config
 from expunge.attribution import ATTRIBUTIONS, Attribution, View
 from expunge.attribution.insight import describe
-from expunge.data import Encoder, cut_note
+from expunge.data import Encoder, Wording, cut_note
 from expunge.errors import ConfigurationError
 from expunge.files import refuse_existing
 from expunge.losses import LOSSES, Loss
@@ -35,6 +35,7 @@ def attribute(
     compare: Mapping[str, Path | str] | None = None,
     max_length: int = 512,
     chunk_tokens: int | None = None,
+    wording: Wording = Wording(),
     batch_size: int = 8,
     seed: int = 0,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
@@ -60,9 +61,9 @@ def attribute(
     others = {name: Mask.open(path) for name, path in (compare or {}).items()}
     request = Request.read(forget, retain, columns=columns, retain_includes_forget=retain_includes_forget)
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
-    request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
+    request = in_chunks(request, model, **cutting, wording=wording, trust_remote_code=trust_remote_code)
     listener.stage("loading")
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
     if lora is not None:
         loaded = new_adapter(loaded, lora, seed=seed)
     encoder = loaded.encoder(max_length)
@@ -75,6 +76,7 @@ def attribute(
     mask = chosen.mask(view)
     info = {
         **mask.info,
+        "wording": wording.record(),
         "version": expunge.__version__,
         "data": {name: inputs.together(sources) for name, sources in request.sources.items()},
         "insight": describe(mask, others),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from expunge.data import Wording
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.metrics.truth_ratio import Form
@@ -45,6 +46,7 @@ def make_suite(
     model: Path | str | None = None,
     max_length: int = 512,
     chunk_tokens: int | None = None,
+    wording: Wording = Wording(),
     prefix_tokens: int | None = None,
     trust_remote_code: bool = False,
     mmlu_folder: Path | str | None = None,
@@ -94,7 +96,7 @@ def make_suite(
         raise ConfigurationError("The suite `request` measures your own data: give --forget (and --retain, --holdout).")
     request = Request.read(forget, retain, holdout, columns=columns, retain_includes_forget=retain_includes_forget)
     if model is not None:
-        cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+        cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens, "wording": wording}
         request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     settings: dict[str, Any] = {"limit": limit, "prefix_tokens": prefix_tokens, "max_new_tokens": max_new_tokens or 64}
     return request_suite(request, make_wrong_answers=make_wrong_answers, **settings)
@@ -110,6 +112,7 @@ def evaluate_model(
     reference: Path | str | None = None,
     report: bool = True,
     max_length: int = 512,
+    wording: Wording = Wording(),
     batch_size: int = 32,
     generate: bool = True,
     lens_layers: Sequence[int] | None = None,
@@ -151,7 +154,7 @@ def evaluate_model(
             found[role] = known
             continue
         listener.stage(f"evaluating the {role} model")
-        loaded = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        loaded = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
         weights[role] = loaded.fingerprint
         found[role] = evaluate(
             loaded,
@@ -167,7 +170,12 @@ def evaluate_model(
         )
     if original is not None:
         others = {role: folder for role, folder in roles.items() if folder and role in weights and role != "original"}
-        options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "device": device,
+            "trust_remote_code": trust_remote_code,
+            "wording": wording,
+        }
         sizes = {"max_length": max_length, "batch_size": batch_size}
         found = beside_original(original, others, suite, found, deep=deep, listener=listener, **sizes, **options)
     made = hashes(weights, found)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge import config
+from expunge.data import Wording
 from expunge.data.corpus import chunk_note, chunks
 from expunge.files import atomic_path, refuse_existing, write_json
 from expunge.models import load, new_adapter
@@ -29,6 +30,7 @@ def finetune(
     lora_targets: Sequence[str] = (),
     max_length: int = 512,
     chunk_tokens: int | None = None,
+    wording: Wording = Wording(),
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
     resume: bool = False,
@@ -48,8 +50,8 @@ def finetune(
     examples = rows.examples
     chosen = config.build(Finetuning, settings or {})
     listener.stage("loading")
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    lengths = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
+    lengths = {"max_length": max_length, "chunk_tokens": chunk_tokens, "wording": wording.record()}
     asked = {
         **lengths,
         "dtype": dtype,
@@ -64,7 +66,7 @@ def finetune(
     checkpoint = checkpoint_of(out, resume=resume)
     encoder = loaded.encoder(max_length)
     texts, examples = examples, chunks(examples, encoder, chunk_tokens)
-    for note in (*rows.notes, chunk_note(texts, examples)):
+    for note in (*rows.notes, chunk_note(texts, examples), encoder.note(examples)):
         if note:
             listener.note(note)
     listener.stage(f"fine-tuning on {len(examples)} examples")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import expunge
 from expunge import config
+from expunge.data import Wording
 from expunge.data.corpus import chunks
 from expunge.errors import ConfigurationError
 from expunge.files import refuse_existing, write_json
@@ -39,6 +40,7 @@ def influence(
     settings: Mapping[str, Any] | None = None,
     max_length: int = 512,
     chunk_tokens: int | None = None,
+    wording: Wording = Wording(),
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
     overwrite: bool = False,
@@ -71,18 +73,19 @@ def influence(
     if forget is None:
         sources |= inputs.read(columns, retain=retain)
     else:
-        cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
+        cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens, "wording": wording}
         request = Request.read(forget, retain, columns=columns, retain_includes_forget=retain_includes_forget)
         sources |= request.sources
         request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
     listener.stage("loading")
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
     learned_adapter(loaded, "Influence")
     context = Context(loaded.encoder(max_length), progress=listener.step, chunk_tokens=chunk_tokens)
     asked = chunks(asked, context.encoder, chunk_tokens)
     probed = eraser.over(loaded, context.encoder.examples(asked))
     found: dict[str, Any] = {
         "command": "influence",
+        "wording": wording.record(),
         "version": expunge.__version__,
         "model": {"path": str(loaded.folder), "fingerprint": loaded.fingerprint},
         "data": inputs.described(sources),

@@ -120,6 +120,8 @@ def result(
     found = evaluation.to_dict()
     run = {"method": method, "model": role, "metrics": found["metrics"], "intervals": found["intervals"]}
     others = {name: one for name, one in (controls or {}).items() if name in CONTROLS and name != role}
+    unlike = {name: words for name, one in others.items() if (words := evaluation.unlike(one))}
+    others = {name: one for name, one in others.items() if name not in unlike}
     against = {name: paired(evaluation, other) for name, other in others.items()}
     run["against"] = {name: [each.to_dict() for each in differences] for name, differences in against.items()}
     if role == "unlearned" and "original" in others and (given := disclosed(evaluation, others["original"])):
@@ -137,7 +139,11 @@ def result(
         run["log"] = history.log
         run |= history.found
     run["notes"] = [*found["notes"], *(history.notes if history else ())]
-    run |= {name: found[name] for name in ("asked", "layers") if found[name]}
+    run["notes"] += [
+        f"how it differs from the {name} model is not known: measured otherwise, by {'; '.join(words)}"
+        for name, words in unlike.items()
+    ]
+    run |= {name: found[name] for name in ("asked", "conditions", "layers") if found[name]}
     run["examples"] = found["examples"]
     return run
 

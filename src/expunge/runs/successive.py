@@ -1,6 +1,7 @@
 """`expunge successive`: one request after another (sustainability), or ever larger ones (scalability); MUSE's C5 and C6."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge import config
+from expunge.data import Wording
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.suites import Suite, request_suite
@@ -38,6 +40,7 @@ from expunge.runs.unlearn import unlearn
 from expunge.training import checkpoint
 
 Kind = Literal["sustainability", "scalability"]
+SPLIT = re.compile(r" \((chunk|turn) \d+\)")  # what a part of an example adds to where it is from
 CURVE = (  # what the curve shows, where it was measured
     "forget.extraction_strength", "forget.probability", "forget.rouge_l", "forget.logit_lens", "forget.verbmem",
     "forget.knowmem", "retain.extraction_strength", "retain.probability", "retain.rouge_l", "retain.knowmem",
@@ -78,8 +81,8 @@ class _Plan:
     def request(self, forget: Sequence[Example]) -> Request:
         """With retain and holdout, and long texts in chunks."""
         retain, holdout = (read_examples(path) if path else () for path in (self.retain, self.holdout))
-        trust = self.options["trust_remote_code"]
-        return in_chunks(Request(tuple(forget), retain, holdout), self.model, **self.sizes, trust_remote_code=trust)
+        reading = {name: self.options[name] for name in ("wording", "trust_remote_code")}
+        return in_chunks(Request(tuple(forget), retain, holdout), self.model, **self.sizes, **reading)
 
     @cached_property
     def marks(self) -> frozenset[str]:
@@ -97,7 +100,7 @@ class _Plan:
         suite = tuned.as_far_as_possible(suite, self.marks)
         own = [{example.where for example in rows} for rows in self.requests[:step]]
         each = {
-            f"request_{number}": tuple(e for e in suite.sets["forget"] if e.where.partition(" (chunk")[0] in places)
+            f"request_{number}": tuple(e for e in suite.sets["forget"] if SPLIT.sub("", e.where) in places)
             for number, places in enumerate(own, start=1)
         }
         sets = {**suite.sets, **{name: rows for name, rows in each.items() if rows}}
@@ -121,6 +124,7 @@ def successive(
     limit: int | None = None,
     max_length: int = 512,
     chunk_tokens: int | None = None,
+    wording: Wording = Wording(),
     max_new_tokens: int = 64,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
@@ -176,7 +180,7 @@ def successive(
         kept=inputs.read(retain=retain, holdout=holdout),
         sizes={"max_length": max_length, "chunk_tokens": chunk_tokens},
         max_new_tokens=max_new_tokens,
-        options={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code},
+        options={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code, "wording": wording},
     )
     runs, points = _controls(plan, listener)
     for step in range(1, len(forget) + 1):
@@ -191,7 +195,7 @@ def successive(
     results = results_of(f"{title}: {name}", plan.measured_on(1).name, runs, **more)
     record = run_record(
         "successive",
-        {"method": config.to_dict(plan.chosen), "kind": kind, **plan.sizes},
+        {"method": config.to_dict(plan.chosen), "kind": kind, **plan.sizes, "wording": wording.record()},
         clock=clock,
         data={**data, **plan.kept},
     )
@@ -279,6 +283,7 @@ def _measured(
         "asked": digest([repr(suite).encode()]),
         "reference": json.loads(json.dumps(reference.to_dict())) if reference is not None else None,
         "dtype": plan.options["dtype"],
+        "wording": plan.options["wording"].record(),
         **plan.sizes,
     }
     if place.is_file():
@@ -303,9 +308,15 @@ def _sealed(evaluation: Any) -> str:
 def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
     """Refuse to go on from a step that was made with other settings, other data or from another model."""
     data = {**inputs.read(forget=asked, train=getattr(plan.chosen, "train", None)), **plan.kept}
-    options = {**plan.sizes, "dtype": plan.options["dtype"], "lora": None, "lora_targets": []}
+    options = {
+        **plan.sizes,
+        "wording": plan.options["wording"].record(),
+        "dtype": plan.options["dtype"],
+        "lora": None,
+        "lora_targets": [],
+    }
     weights = fingerprint(start) if start.is_dir() else None
-    wanted = inputs.identity(plan.chosen, weights, data, **options)
+    wanted = inputs.identity(plan.chosen, weights, data, **options, lora=None, lora_targets=[])
     wanted.check(_record(target, "identity"), target)
 
 

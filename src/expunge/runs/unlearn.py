@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge import config, methods, patch
+from expunge.data import Wording
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.suites import Suite, request_suite
@@ -58,6 +59,7 @@ def unlearn(
     leave_out_tuned: bool = True,
     max_length: int = 512,
     chunk_tokens: int | None = None,
+    wording: Wording = Wording(),
     max_new_tokens: int = 64,
     limit: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
@@ -90,16 +92,21 @@ def unlearn(
     chosen = make_method(method, settings) if isinstance(method, str) else method
     request = Request.read(forget, retain, holdout, columns=columns, retain_includes_forget=retain_includes_forget)
     data = {**request.sources, **inputs.read(train=getattr(chosen, "train", None))}
-    request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
+    request = in_chunks(request, model, **cutting, wording=wording, trust_remote_code=trust_remote_code)
     suite = suite or request_suite(request, limit=limit, max_new_tokens=max_new_tokens)
     suite, marks = _apart(suite, chosen, request, tuned_on, leave_out=leave_out_tuned)
-    options: dict[str, Any] = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "wording": wording,
+    }
     board = _Board(suite, max_length, listener, wanted=evaluate_models)
     listener.stage("loading")
     board.add_reference(reference, options)
     loaded = load(model, **options)
     _check_output(loaded, output)
-    asked = {**cutting, "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
+    asked = {**cutting, "wording": wording.record(), "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
     asked |= {"columns": dict(columns)} if columns else {}
     asked |= {"retain_includes_forget": True} if retain_includes_forget else {}
     identity = inputs.identity(chosen, loaded.fingerprint, data, **asked)
@@ -111,6 +118,8 @@ def unlearn(
 
     checkpoint = checkpoint_of(out, resume=resume)
     context = Context(loaded.encoder(max_length), checkpoint, resume, listener.step, chunk_tokens, identity)
+    if note := context.encoder.note(request.forget):
+        listener.note(note)
     history = _forget(chosen, loaded, request, context, listener)
     seconds = clock.lap("unlearn")
     board.add("unlearned", loaded)
@@ -119,7 +128,13 @@ def unlearn(
     record: dict[str, Any] = {"tuned_on": sorted(marks)} if marks else {}
     results |= record
     listener.stage(f"writing {out}")
-    configuration = {"method": config.to_dict(chosen), "lora": lora, **cutting, "output": output}
+    configuration = {
+        "method": config.to_dict(chosen),
+        "lora": lora,
+        **cutting,
+        "wording": wording.record(),
+        "output": output,
+    }
     check_unchanged(loaded)
     with atomic_path(out, overwrite=overwrite) as folder:
         written = _write_weights(loaded, chosen, folder, output)

@@ -79,7 +79,7 @@ def _tuple(value: Any) -> Any:
 
 def lacks(attack: Any, forget: Sequence[Example], *, retain: bool, original: bool) -> str | None:
     """What keeps an attack from being run on this, as the end of a sentence; None if nothing does."""
-    there = {"prompt": any(not example.is_text for example in forget), "retain": retain, "original": original}
+    there = {"prompt": any(example.prompt for example in forget), "retain": retain, "original": original}
     return next((WITHOUT[need] for need in attack.NEEDS if not there[need]), None)
 
 

@@ -35,7 +35,7 @@ class FewShot:
             raise ConfigurationError("fewshot.shots is empty: give at least one number of solved examples.")
 
     def __call__(self, scene: Scene, found: Found) -> None:
-        solved = [example for example in scene.known["retain"] if not example.is_text]
+        solved = [example for example in scene.known["retain"] if example.prompt]
         if len(solved) < max(self.shots):
             raise ConfigurationError(
                 f"fewshot.shots asks for {max(self.shots)} solved questions; the retain set has {len(solved)}. "

@@ -56,11 +56,11 @@ def ask(scene: Scene, found: Found, ways: Mapping[str, Way]) -> None:
 def with_prompts(scene: Scene, found: Found) -> Measured:
     """The forget examples that have a prompt, as the model answers them before the attack."""
     base = scene.untouched()["forget"]
-    asked = [example for example in base.examples if not example.is_text]
+    asked = [example for example in base.examples if example.prompt]
     if len(asked) == len(base.examples):
         return base
     left = len(base.examples) - len(asked)
-    found.notes.append(f"{left} of {len(base.examples)} forget examples are running text without a prompt: left out")
+    found.notes.append(f"{left} of {len(base.examples)} forget examples have no prompt: left out")
     return scene.measure({"forget": asked})["forget"]
 
 

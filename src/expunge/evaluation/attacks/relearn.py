@@ -9,6 +9,7 @@ from pydantic import Field
 
 from expunge import config
 from expunge.config import Count, NonNegative, Positive
+from expunge.data.turns import units
 from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks.facts import FACTS
 from expunge.evaluation.attacks.scene import Found, Scene, SpentError, bare
@@ -95,7 +96,7 @@ class Relearn:
         if self.on == "forget":
             return self._split(scene, found)
         if self.data is not None:
-            learned = bare(self.on, read_examples(self.data))
+            learned = bare(self.on, units(read_examples(self.data), scene.encoder.wording.targets))
             known = {example.key for example in scene.known["forget"]}
             shared = sum(example.key in known for example in learned)
             if shared:

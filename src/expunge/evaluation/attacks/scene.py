@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from expunge.data import Encoder
+from expunge.evaluation.conditions import Conditions
 from expunge.evaluation.generation import generate
 from expunge.evaluation.measure import Measured, known, measure, plan
 from expunge.evaluation.measure import Plan as SetPlan
@@ -51,6 +52,11 @@ class Scene:
     progress: Progress | None = None
     step: Step | None = None
     _untouched: dict[str, Measured] = field(default_factory=dict, repr=False)
+
+    def conditions(self) -> Conditions:
+        """How the model is measured here."""
+        sizes = {"new_tokens": self.max_new_tokens, "prefix": self.prefix_tokens}
+        return Conditions.of(self.loaded, self.encoder, [self.plan(*each) for each in self.sets.items()], **sizes)
 
     def untouched(self) -> dict[str, Measured]:
         """The sets as the model answers them before any attack; measured once."""
