@@ -316,7 +316,7 @@ def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
         "lora_targets": [],
     }
     weights = fingerprint(start) if start.is_dir() else None
-    wanted = inputs.identity(plan.chosen, weights, data, **options, lora=None, lora_targets=[])
+    wanted = inputs.identity(plan.chosen, weights, data, **options)
     wanted.check(_record(target, "identity"), target)
 
 
