@@ -62,8 +62,8 @@ def target_request(request: Request, targets: Targets) -> Request:
         notes.append(f"forget: {len(rows) - len(forget)} turn(s) are in the retain set too and are not forgotten")
     if any(example.context and example.kind != "remove" for example in request.forget):
         notes.append("forget: of conversations that are corrected or rewritten, only the last answer is a target")
-    others = {name: units(getattr(request, name), targets) for name in ("retain", "holdout")}
-    return Request(forget, **others, warnings=(*request.warnings, *notes))
+    retain, holdout = units(request.retain, targets), units(request.holdout, targets)
+    return replace(request, forget=forget, retain=retain, holdout=holdout, warnings=(*request.warnings, *notes))
 
 
 def cut_request(request: Request, encoder: Encoder, tokens: int | None = None) -> Request:
