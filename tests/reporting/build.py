@@ -108,6 +108,7 @@ def examples(side: str, model: str, strength: float, utility: float) -> list[dic
                     "exact_memorization": 1.0 if known and not broken else 0.4,
                     "rouge_l": 1.0 if known and not broken else 0.3,
                     "truth_ratio": 0.5,
+                    **({"token_logprob": [-0.1 if known and not broken else -3.0] * 24} if side == "forget" else {}),
                 }
             )
     return found

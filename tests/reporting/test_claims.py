@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from expunge.reporting.claims import Claim
+from expunge.reporting.evidence import Evidence
 from expunge.reporting.results import leaderboard
 from expunge.reporting.verdict import Verdict, alarms, best_first, summary, verdicts
 from tests.reporting.build import differences
@@ -36,18 +37,27 @@ def claim(verdict: Verdict, name: str) -> Claim:
     ],
 )
 def test_membership(metrics: dict[str, float], level: str, said: str) -> None:
-    found = claim(judged(metrics), "membership")
+    intervals = {key: [value - 0.04, value + 0.04] for key, value in metrics.items()}
+    found = claim(judged(metrics, intervals=intervals), "membership")
     assert found.level == level
     assert said in found.text
 
 
 def test_membership_within_noise_is_no_difference() -> None:
     noisy = differences(True)[0] | {"metric": "mia.min_k.auc"}
-    assert claim(judged({"mia.min_k.auc": 0.1}, against={"retrained": [noisy]}), "membership").level == "good"
+    found = claim(judged({"mia.min_k.auc": 0.1}, against={"retrained": [noisy]}), "membership")
+    assert (found.level, found.unpowered) == ("unknown", True)  # noise is not evidence of no difference
+    close = noisy | {"low": -0.05, "high": 0.04}
+    found = claim(judged({"mia.min_k.auc": 0.49}, against={"retrained": [close]}), "membership")
+    assert (found.level, found.evidence) == ("good", Evidence(low=-0.05, high=0.04, n=20))
     sure = noisy | {"beyond_noise": True}
     assert claim(judged({"mia.min_k.auc": 0.1}, against={"retrained": [sure]}), "membership").level == "failed"
     wide = {"mia.min_k.auc": [0.05, 0.55]}
-    assert claim(judged({"mia.min_k.auc": 0.3}, intervals=wide), "membership").level == "good"
+    assert claim(judged({"mia.min_k.auc": 0.3}, intervals=wide), "membership").level == "unknown"
+    found = claim(judged({"mia.min_k.auc": 0.33}, intervals={"mia.min_k.auc": [0.0, 1.0]}, gold=False), "membership")
+    assert found.level == "unknown"
+    assert "Not known: too few examples to tell (min-k AUC 0.33 [0.00, 1.00] against 0.50" in found.text
+    assert claim(judged({"mia.min_k.auc": 0.5}), "membership").level == "unknown"  # no interval, no claim
 
 
 def test_without_a_retrained_model_a_half_is_the_goal() -> None:

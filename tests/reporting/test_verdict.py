@@ -88,10 +88,11 @@ def test_statistical_tests() -> None:
     given["runs"][1]["metrics"]["mia.min_k.auc"] = 0.5
     given["runs"][2]["metrics"] |= {"forget_quality": 0.04, "mia.min_k.auc": 0.65}
     given["runs"][3]["metrics"] |= {"forget_quality": 0.06, "mia.min_k.auc": 0.55}
+    given["runs"][3]["intervals"] = {"mia.min_k.auc": [0.52, 0.58]}
     kl, npo = verdicts(leaderboard(given))
     assert "can tell it from the retrained model (forget quality 0.04)" in kl.text
     assert "AUC 0.65 against 0.50" in kl.text
-    assert "cannot tell it" in npo.text
+    assert "finds no difference to the retrained model" in npo.text
     assert "sees no difference (min-k AUC 0.55 against 0.50" in npo.text
 
 

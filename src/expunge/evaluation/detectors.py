@@ -15,6 +15,7 @@ from expunge.evaluation.statistics import share_interval
 
 SAME = 1e-5  # largest difference of a loss in nats, or of a share, that rounding explains
 FEW = 10  # fewer examples than this cannot show that a change is small
+NEAR = 0.05  # difference of a share that counts as none, where an interval shows it
 FAR = 0.1  # distance of an AUC or a share from what it is compared with that is worth a finding
 LITTLE = 0.1  # what a model that never saw the data may recite of it
 BROKEN = 0.5  # share of what the original kept below which a set that must stay counts as damaged
@@ -72,9 +73,9 @@ def never_memorised(original: Evaluation, retrained: Evaluation | None = None) -
     """Whether the original does not know the forget set, so that there is nothing to forget and nothing to show.
 
     Beside a retrained model: none of extraction strength, exact memorization, ROUGE-L and probability on the forget set
-    is higher than its by more than noise, or by more than .1 where there are under ten examples. Else, beside a holdout
-    set: none is higher than there by more than .1, and no membership test tells the two (AUC at most .6). Else: it can
-    recite less than a tenth, and finds the answers unlikely (probability below .1).
+    is higher than its by more than noise, or may be by more than .1 (is, where there are under ten examples). Else,
+    beside a holdout set: none is higher than there by more than .1, and no membership test tells the two (AUC at most
+    .6). Else: it can recite less than a tenth, and finds the answers unlikely (probability below .1).
     """
     known = {f"forget.{name}" for name in RECITED} & original.metrics.keys()
     if not known:
@@ -111,7 +112,7 @@ def _knows_more(original: Evaluation, retrained: Evaluation, known: set[str]) ->
         return any(original.metrics[key] - retrained.metrics.get(key, 0.0) > FAR for key in known)
     if min(each.n for each in differences) < FEW:
         return any(each.difference > FAR for each in differences)
-    return any(each.beyond_noise and each.difference > 0 for each in differences)
+    return any((each.beyond_noise and each.difference > 0) or each.high > FAR for each in differences)
 
 
 def no_op(
@@ -121,7 +122,11 @@ def no_op(
     *,
     same_weights: bool | None = None,
 ) -> Finding | None:
-    """Whether nothing changed: equal weights; equal numbers on every example; or no metric beyond noise."""
+    """Whether nothing changed: equal weights; equal numbers on every example; or a forget set shown to be as it was.
+
+    The last takes intervals, not the absence of a significant difference: of all measures of what the forget set's
+    examples recite, the 95 % interval of the difference lies within ± .05.
+    """
     if same_weights:
         return Finding("no_op", "Nothing changed: its weights are the original's, bit by bit.", {"same_weights": True})
     if original is None:
@@ -133,16 +138,21 @@ def no_op(
             f"Nothing changed: on all {count} examples it says what the original says (largest difference {largest:.1g}).",
             {"largest_difference": largest, "examples": count},
         )
-    tested = [each for each in differences if each.n >= FEW]
-    if tested and not any(each.beyond_noise for each in differences):
-        fewest = min(each.n for each in tested)
+    recited = [each for each in differences if each.metric.partition(".")[0] == "forget" and _recites(each.metric)]
+    if recited and all(each.low > -NEAR and each.high < NEAR for each in recited):
+        fewest = min(each.n for each in recited)
+        widest = max(recited, key=lambda each: max(-each.low, each.high))
         return Finding(
             "no_op",
-            f"Not one of {len(differences)} measures differs from the original's by more than noise, on {fewest} "
-            "examples or more a set. If it forgot anything, these examples do not show it.",
-            {"metrics": len(differences), "least_adjusted_p": min(each.adjusted for each in differences)},
+            f"Nothing changed on the forget set: none of {len(recited)} measures of what it recites moved by more than "
+            f"{NEAR}, on {fewest} examples (95 % interval {widest.low:.3f} to {widest.high:.3f} at most).",
+            {"metrics": len(recited), "examples": fewest, "low": widest.low, "high": widest.high},
         )
     return None
+
+
+def _recites(metric: str) -> bool:
+    return metric.partition(".")[2] in RECITED
 
 
 def _largest_change(one: Evaluation, other: Evaluation) -> tuple[float, int]:
@@ -187,7 +197,7 @@ def over_forgotten(one: Evaluation, retrained: Evaluation | None, differences: S
 
 
 def damaged(one: Evaluation, original: Evaluation | None, differences: Sequence[Difference]) -> Finding | None:
-    """Whether what must stay went: on some other set than forget and holdout a measure lost half of its value.
+    """Whether what must stay went: on a set other than forget, holdout and replacement a measure lost half of its value.
 
     Its loss's 95 % interval excludes 0; so large a loss needs no adjustment, which a handful of examples cannot pass.
     """
@@ -197,7 +207,12 @@ def damaged(one: Evaluation, original: Evaluation | None, differences: Sequence[
     for each in differences:
         name, _, measure = each.metric.partition(".")
         before = original.metrics.get(each.metric, 0.0)
-        if measure in RECITED and name not in ("forget", "holdout") and before > LITTLE and each.high < 0:
+        if (
+            measure in RECITED
+            and name not in ("forget", "holdout", "replacement")
+            and before > LITTLE
+            and each.high < 0
+        ):
             kept = one.metrics[each.metric] / before
             if kept < BROKEN:
                 lost[each.metric] = kept

@@ -2,13 +2,14 @@
 
 import contextlib
 import importlib.util
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation.records import evaluating
-from expunge.evaluation.statistics import Interval
+from expunge.evaluation.statistics import Interval, share_interval
 from expunge.evaluation.suites.suite import Tasks
 from expunge.models import Loaded
 
@@ -58,13 +59,16 @@ def run_tasks(
             f"lm-eval could not run {', '.join(tasks.names)}: {reason} Check the names (`lm_eval --tasks list`), and that "
             "their data are here or the network is."
         ) from error
-    summary, plain = _metrics(found["results"])
+    samples = {task: int(counts["effective"]) for task, counts in (found.get("n-samples") or {}).items()}
+    summary, plain = _metrics(found["results"], samples)
     shots = "each task's own number of" if tasks.shots is None else str(tasks.shots)
     return summary, plain, [f"run by lm-eval {_version()} with {shots} solved examples"]
 
 
-def _metrics(results: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, tuple[float, Interval]], dict[str, float]]:
-    """The harness's "metric,filter" keys as ours, and their standard errors as intervals."""
+def _metrics(
+    results: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int]
+) -> tuple[dict[str, tuple[float, Interval]], dict[str, float]]:
+    """The harness's "metric,filter" keys as ours, and intervals from their standard errors. samples: by task."""
     summary: dict[str, tuple[float, Interval]] = {}
     plain: dict[str, float] = {}
     for task, values in results.items():
@@ -75,10 +79,20 @@ def _metrics(results: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, tuple[
             name = f"{task}.{metric}" + ("" if kept == "none" else f"_{kept.replace('-', '_')}")
             error = values.get(f"{metric}_stderr,{kept}")
             if isinstance(error, int | float):
-                summary[name] = float(value), (value - Z * error, value + Z * error)
+                summary[name] = float(value), _interval(float(value), float(error), samples.get(task))
             else:
                 plain[name] = float(value)
     return summary, plain
+
+
+def _interval(value: float, error: float, n: int | None) -> Interval:
+    """The 95 % interval: of a share exact, from its n examples; of other numbers ± 1.96 standard errors.
+
+    A mean of zeros and ones is known by its standard error, √(v(1 − v)/(n − 1)).
+    """
+    if n and 0 <= value <= 1 and math.isclose(error, math.sqrt(value * (1 - value) / max(1, n - 1)), abs_tol=1e-6):
+        return share_interval(round(value * n), n)
+    return value - Z * error, value + Z * error
 
 
 def _version() -> str:

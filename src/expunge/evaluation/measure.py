@@ -13,6 +13,7 @@ from expunge.evaluation.metrics import truth_ratio as truth
 from expunge.evaluation.records import Record
 from expunge.request import Example
 
+SMALL = 50  # forget examples up to which their tokens' log-probabilities are kept, for tests over tokens
 COMPARED = ("forget", "holdout")  # the sets that membership attacks tell apart
 
 
@@ -74,6 +75,7 @@ class Measured:
     def details(self) -> list[dict[str, Any]]:
         """One dict per example for a person to read (see `Evaluation.examples`)."""
         rows: list[dict[str, Any]] = []
+        tokens = [record.logprob[record.answer] for record in self.records]
         for index, example in enumerate(self.examples):
             row: dict[str, Any] = {
                 "id": example.id or f"{self.name}/{index}",
@@ -86,6 +88,10 @@ class Measured:
                 row["min_k"] = float(membership.min_k([self.records[index]])[0])
             own = {name: column for name, column in self.columns.items() if name != "nll" and "compat" not in name}
             row |= {name: _plain(column[index]) for name, column in own.items()}
+            if self.name == "forget" and (after := example.after) is not None:
+                row["new"] = [after.prompt, after.response]
+            if self.name == "forget" and len(self.examples) <= SMALL:
+                row["token_logprob"] = [round(float(value), 4) for value in tokens[index]]
             if self.ratio is not None:
                 row["truth_ratio"] = _plain(self.ratio[index])
             rows.append(row)

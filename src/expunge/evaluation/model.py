@@ -25,6 +25,7 @@ from expunge.evaluation.suites import Suite
 from expunge.evaluation.summary import (
     Summary,
     canonical_weights,
+    corrections,
     membership_attacks,
     model_utility,
     near,
@@ -268,6 +269,8 @@ def _summarise(
         nearest, why_not = near(measured["forget"], measured["retain"])
         summary |= nearest
         notes.append(why_not)
+    if "replacement" in measured and generated:
+        summary |= corrections(measured["forget"], measured["replacement"])
     parts = utility_parts(suite, measured)
     if generated and parts:
         summary["model_utility"] = model_utility(parts, summary, draws)

@@ -1,4 +1,6 @@
-"""Percentile-bootstrap intervals over examples: how much a number would move on another draw of the same size.
+"""Intervals and tests over examples: how much a number would move on another draw of the same size.
+
+From 20 examples on percentile-bootstrap intervals, below exact ones; of shares always Clopper and Pearson's.
 
 Resampling n examples with replacement is the same as giving each a random integer weight; as a matrix of weights [B, n]
 it serves every metric of a set at once, and a metric that combines sets sees the same resample in each.
@@ -7,12 +9,14 @@ it serves every metric of a set at once, and a metric that combines sets sees th
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 SAMPLES = 1000
 LEVEL = 0.95
 FLIPS = 9999  # random sign patterns of a paired test: the smallest p-value is 1e-4, which outlasts Holm's adjustment
 EXACT = 12  # up to so many examples all 2^n patterns are tried
+FEW = 20  # examples below which resamples vary too little, and exact intervals stand in for them
+BLOCK_TOKENS = 8  # tokens whose mean counts as one value
 BLOCK = 1 << 22  # numbers held at a time
 Interval = tuple[float, float]
 
@@ -47,8 +51,86 @@ def share_interval(count: int, n: int, level: float = LEVEL) -> Interval:
     return float(bounds.low), float(bounds.high)
 
 
+def subset_interval(values: np.ndarray, level: float = LEVEL, *, seed: int = 0) -> Interval | None:
+    """An interval of the centre θ of a few values [n] that are each symmetric about θ; None below 6 of them.
+
+    Each of the 2ⁿ gaps between the ordered means of all subsets holds θ equally often (Hartigan 1969). Of them
+    k = ⌊2ⁿ (1 − level)/2⌋ are left off at either end, so the interval holds θ in a share 1 − 2k/2ⁿ ≥ level of all draws,
+    exactly. It is the sign-flip test turned round. Up to 12 values all subsets are taken, else 9999 random ones.
+    """
+    n = len(values)
+    if 2**n * (1 - level) / 2 < 1:
+        return None
+    if n <= EXACT:
+        subsets = (np.arange(1, 2**n)[:, None] >> np.arange(n)) & 1  # [2^n − 1, n]
+    else:
+        subsets = np.random.default_rng(seed).integers(2, size=(FLIPS, n))
+        subsets = subsets[subsets.any(axis=1)]
+    ordered = np.sort((subsets @ values) / subsets.sum(axis=1))
+    left = int((len(ordered) + 1) * (1 - level) / 2)
+    return float(ordered[left - 1]), float(ordered[len(ordered) - left])
+
+
+def rows_needed(tests: int, alpha: float) -> int:
+    """From how many examples on a sign-flip test can pass Holm's adjustment over so many tests: 2^(1 − n) · tests < α."""
+    return next(n for n in range(1, 64) if 2.0 ** (1 - n) * tests < alpha)
+
+
+def block_means(rows: Sequence[np.ndarray], size: int = BLOCK_TOKENS) -> np.ndarray:
+    """Means over blocks of `size` neighbouring values of each row, a rest shorter than that joined to the block before.
+
+    Neighbouring tokens' values depend on each other; blocks hardly do.
+    """
+    return np.array([
+        part.mean() for row in rows if len(row) for part in np.array_split(row, max(1, len(row) // size))
+    ])  # fmt: skip
+
+
+def auc_interval(auc: float, n: int, m: int, level: float = LEVEL) -> Interval:
+    """A score interval of an AUC of n against m examples, within [0, 1] whatever the scores' distributions.
+
+    All θ with |AUC − θ| ≤ z √(θ(1 − θ)/min(n, m)): no AUC varies more than that (Birnbaum and Klose 1957; Wilson's
+    interval of a share of min(n, m)). For few examples, of which resamples that never cross know nothing.
+    """
+    fewer, z = min(n, m), float(norm.ppf((1 + level) / 2))
+    middle = (auc + z**2 / (2 * fewer)) / (1 + z**2 / fewer)
+    half = z / (1 + z**2 / fewer) * np.sqrt(auc * (1 - auc) / fewer + z**2 / (4 * fewer**2))
+    return float(middle - half), float(middle + half)
+
+
+def auc_change(one: float, other: float, fewer: int, level: float = LEVEL) -> tuple[float, float, float]:
+    """The interval of a difference of two AUCs of `fewer` examples at least, and its two-sided p-value: low, high, p.
+
+    From the two `auc_interval`s (l₁, u₁) and (l₂, u₂): d − √((a₁ − l₁)² + (u₂ − a₂)²) and d + √((u₁ − a₁)² + (a₂ − l₂)²)
+    (Zou and Donner 2008), which leaves aside that both models saw the same examples, so it is wider than need be. p is
+    one less the highest level at which 0 is outside.
+    """
+
+    def bounds(confidence: float) -> tuple[float, float]:
+        (low, high), (least, most) = (auc_interval(auc, fewer, fewer, confidence) for auc in (one, other))
+        down, up = np.hypot(one - low, most - other), np.hypot(high - one, other - least)
+        return float(one - other - down), float(one - other + up)
+
+    inside, outside = 1.0, 0.0  # levels
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        low, high = bounds(middle)
+        inside, outside = (middle, outside) if low <= 0 <= high else (inside, middle)
+    return *bounds(level), 1 - outside
+
+
+def is_share(values: np.ndarray) -> bool:
+    """Whether the values, NaN aside, are all 0 or 1."""
+    return bool(np.isin(values[np.isfinite(values)], (0.0, 1.0)).all())
+
+
 def interval_of_mean(values: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> Interval:
-    """The bootstrap interval of the mean of values [n], whatever their order; in blocks, so that n may be large."""
+    """The interval of the mean of values [n], whatever their order: exact for zeros and ones, else by the bootstrap.
+
+    In blocks, so that n may be large.
+    """
+    if is_share(values):
+        return share_interval(int(values.sum()), len(values))
     ordered, generator = np.sort(values), np.random.default_rng(seed)
     rows = max(1, (1 << 20) // len(ordered))  # resamples at a time
     blocks = [min(rows, samples - first) for first in range(0, samples, rows)]

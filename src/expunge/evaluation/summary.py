@@ -6,7 +6,7 @@ import numpy as np
 
 from expunge.evaluation import statistics
 from expunge.evaluation.measure import Measured
-from expunge.evaluation.metrics import membership, neighbours, quality
+from expunge.evaluation.metrics import correction, membership, neighbours, quality
 from expunge.evaluation.statistics import Interval
 from expunge.evaluation.suites import Suite
 
@@ -19,10 +19,15 @@ def set_means(measured: Measured, weights: np.ndarray) -> tuple[Summary, dict[st
     values = np.stack(list(measured.columns.values()), axis=1)  # [n, M]
     draws = dict(zip(measured.columns, statistics.means(values, weights).T, strict=True))
     summary = {
-        f"{measured.name}.{name}": (float(np.nanmean(column)), statistics.interval(draws[name]))
+        f"{measured.name}.{name}": (float(np.nanmean(column)), _interval(column, draws[name]))
         for name, column in measured.columns.items()
     }
     return summary, draws
+
+
+def _interval(column: np.ndarray, draws: np.ndarray) -> Interval:
+    known = column[np.isfinite(column)]
+    return statistics.interval_of_mean(known) if statistics.is_share(known) else statistics.interval(draws)
 
 
 def perplexity(measured: Measured, weights: np.ndarray) -> Summary:
@@ -81,6 +86,16 @@ def near(forget: Measured, retain: Measured) -> tuple[Summary, str | None]:
     }, None
 
 
+def corrections(forget: Measured, replacement: Measured) -> Summary:
+    """`replacement.made`, `.old_gone` and `.new_given`: shares of the corrections, with their exact intervals."""
+    judged = correction.corrected(forget.details(), replacement.details())
+    columns = {} if judged is None else judged.columns
+    return {
+        f"replacement.{name}": (float(column.mean()), statistics.interval_of_mean(column))
+        for name, column in columns.items()
+    }
+
+
 def membership_attacks(
     forget: Measured,
     holdout: Measured,
@@ -98,7 +113,9 @@ def membership_attacks(
     pairs = {name: (one, others[name]) for name, one in scores(forget).items()} | dict(further or {})
     for name, (one, two) in pairs.items():
         auc, tpr = statistics.aucs(one, two, *weights), statistics.tprs(one, two, *weights)
-        summary[f"mia.{name}.auc"] = membership.auc(one, two), statistics.interval(auc)
+        value, fewer = membership.auc(one, two), min(len(one), len(two))
+        exact = statistics.auc_interval(value, len(one), len(two)) if fewer < statistics.FEW else None
+        summary[f"mia.{name}.auc"] = value, exact or statistics.interval(auc)
         summary[f"mia.{name}.tpr_at_1_fpr"] = membership.tpr_at_fpr(one, two), statistics.interval(tpr)
     return summary
 

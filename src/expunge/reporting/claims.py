@@ -1,10 +1,15 @@
-"""The four things a person wants to be true of an unlearned model, each with its evidence and a level."""
+"""What a user wants to be true of an unlearned model, each claim with its evidence and a level.
+
+A level other than unknown takes an interval that supports it, where the results have one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from expunge.reporting import evidence
 from expunge.reporting.attacks import Attack, Outcome, outcome
+from expunge.reporting.evidence import Evidence
 from expunge.reporting.metrics import describe, number, percent, short
 from expunge.reporting.results import Row, floor
 from expunge.reporting.thresholds import (
@@ -15,13 +20,19 @@ from expunge.reporting.thresholds import (
     FAILED,
     GIVEN_AWAY,
     GOOD,
+    HALF,
     INTACT,
+    KEPT,
+    LEAST_CORRECTIONS,
+    MADE,
     PARTIAL,
+    RETURNED,
     TELLING,
     UNKNOWN,
     UNTOUCHED,
 )
 
+Measured = tuple[str, float, float, Evidence | None]  # a membership test: key, AUC, the one to reach, how far it is
 CHANCE = 0.5  # AUC of a test that cannot tell
 SINGLE = ("mia.min_k.auc", "mia.loss.auc")  # without a retrained model only these are near .5 for unseen text
 # name -> (the claim, what its evidence does not show)
@@ -40,6 +51,10 @@ TITLES = {
         "What must stay has stayed",
         "Usefulness is measured on the sets listed here; what they do not cover may have changed.",
     ),
+    "corrected": (
+        "What was to be corrected is corrected",
+        "Each correction is asked for as it was given, once. An answer counts by its key words.",
+    ),
     "attacks": (
         "It stays forgotten under attack",
         "Each attack was run with the budget written below, no more. A stronger or cleverer one may succeed where "
@@ -50,12 +65,18 @@ TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """`name` is a key of TITLES. `level`: good, partial, failed or unknown. `parts`: each attack's outcome."""
+    """`name` is a key of TITLES. `level`: good, partial, failed or unknown. `parts`: each attack's outcome.
+
+    evidence: the interval that supports the level; None where the results have none, or the claim takes none. unpowered:
+    whether the level is unknown because the examples are too few.
+    """
 
     name: str
     level: str
     text: str
     parts: tuple[Outcome, ...] = ()
+    evidence: Evidence | None = None
+    unpowered: bool = False
 
     @property
     def title(self) -> str:
@@ -75,9 +96,14 @@ class Scales:
 def claims(
     row: Row, scales: Scales, remaining: float | None, kept: float | None, done: Sequence[Outcome]
 ) -> tuple[Claim, ...]:
-    """The four claims for one unlearned row; see `Verdict` for `remaining` and `kept`, `outcome` for the attacks `done`."""
+    """The claims for one unlearned row; see `Verdict` for `remaining` and `kept`, `outcome` for the attacks `done`.
+
+    That of corrections is there only where the request has some.
+    """
+    made = _corrected(row)
     return (
         _recites(row, scales, remaining, kept),
+        *([made] if made is not None else []),
         _membership(row, scales),
         _kept(row, scales, kept),
         _attacked(done),
@@ -123,8 +149,19 @@ def _recites(row: Row, scales: Scales, remaining: float | None, kept: float | No
     text = _forgetting(row, scales, remaining)
     noise = differs(row, "retrained", scales.forget or "")
     if level == GOOD and noise is not None:
-        text += f" Example by example, the difference is {'beyond' if noise else 'within'} noise."
-    return Claim(name="recites", level=level, text=text)
+        text += f" Example by example, the difference is {'' if noise else 'not '}beyond noise."
+    interval = evidence.left(row, scales.original, scales.retrained, scales.forget) if remaining is not None else None
+    if interval is None or remaining is None:
+        return Claim(name="recites", level=level, text=text)
+    text += f" Left of it: {percent(remaining)} ({interval.said})."
+    supported = interval.high <= CLOSE if level == GOOD else interval.low > CLOSE
+    if level == GOOD and interval.low > CLOSE:
+        text += " Its tokens are still likely." if interval.unit == evidence.TOKENS else ""
+        return Claim(name="recites", level=PARTIAL, text=text, evidence=interval)
+    if not supported:
+        text += f" {evidence.missing(interval, remaining, CLOSE)}"
+        return Claim(name="recites", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
+    return Claim(name="recites", level=level, text=text, evidence=interval)
 
 
 def _forgetting(row: Row, scales: Scales, remaining: float | None) -> str:
@@ -180,51 +217,96 @@ def _kept(row: Row, scales: Scales, kept: float | None) -> Claim:
         text = f"Its {measure} is {short(after)}; {reason}, so what was kept cannot be told."
         return Claim(name="kept", level=UNKNOWN, text=text)
     measure += " above chance" if floor(key) else ""
-    if kept < DAMAGED:
-        text = f"The model is damaged: {measure} is {percent(kept)} of the original's."
-        return Claim(name="kept", level=FAILED, text=text)
-    if kept < INTACT:
-        text = f"Some usefulness was lost: {measure} is {percent(kept)} of the original's."
-        return Claim(name="kept", level=PARTIAL, text=text)
-    text = f"{measure[0].upper()}{measure[1:]} kept at {percent(kept)} of the original's."
+    interval = evidence.kept(row, scales.original, key)
+    level = FAILED if kept < DAMAGED else PARTIAL if kept < INTACT else GOOD
+    text = {
+        FAILED: f"The model is damaged: {measure} is {percent(kept)} of the original's.",
+        PARTIAL: f"Some usefulness was lost: {measure} is {percent(kept)} of the original's.",
+        GOOD: f"{measure[0].upper()}{measure[1:]} kept at {percent(kept)} of the original's.",
+    }[level]
+    if interval is not None:
+        text = f"{text[:-1]} ({interval.said})."
+        if not (interval.low >= KEPT if level == GOOD else interval.high < 1):
+            text += f" {evidence.missing(interval, kept, KEPT if level == GOOD else 1.0)}"
+            return Claim(name="kept", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
     near, before = row.mean("neighbours.probability"), _mean(scales.original, "neighbours.probability")
-    if near is not None and before is not None and before >= TELLING and near < INTACT * before:
+    if level == GOOD and near is not None and before is not None and before >= TELLING and near < INTACT * before:
         text += f" What is most like the forgotten suffered: probability {percent(near / before)} of the original's."
-        return Claim(name="kept", level=PARTIAL, text=text)
-    return Claim(name="kept", level=GOOD, text=text)
+        level = PARTIAL
+    return Claim(name="kept", level=level, text=text, evidence=interval)
+
+
+def _corrected(row: Row) -> Claim | None:
+    """How many of the corrections were made: the old answer is gone and the new one given."""
+    share, bounds = row.mean("replacement.made"), evidence.interval_of(row, "replacement.made")
+    if share is None:
+        return None
+    gone, new = row.mean("replacement.old_gone"), row.mean("replacement.new_given")
+    level = GOOD if share >= MADE else PARTIAL if share >= RETURNED else FAILED
+    text = f"{percent(share)} of the corrections are made"
+    text += f" (95 % interval {percent(bounds[0])} to {percent(bounds[1])})" if bounds is not None else ""
+    parts = [
+        f"{what} in {percent(value)}"
+        for what, value in (("the old answer is gone", gone), ("the new one is given", new))
+        if value is not None
+    ]
+    text += f": {', '.join(parts)}." if parts else "."
+    interval = Evidence(low=bounds[0], high=bounds[1]) if bounds is not None else None
+    if level == GOOD and interval is not None and interval.low <= HALF:
+        text += f" Not known of others: too few corrections; it takes about {LEAST_CORRECTIONS}."
+        return Claim(name="corrected", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
+    return Claim(name="corrected", level=level, text=text, evidence=interval)
 
 
 def _membership(row: Row, scales: Scales) -> Claim:
-    gaps = [(key, value, goal) for key, value, goal in _aucs(row, scales) if _beyond(row, scales, key, value, goal)]
-    quality = row.mean("forget_quality")
-    sentences, level = [], UNKNOWN
-    measured = list(_aucs(row, scales))
     gold = scales.retrained is not None
-    if measured:
-        level, against = GOOD, " for the retrained model" if gold else " of a test that cannot tell"
-        if gaps:
-            key, value, goal = max(gaps, key=lambda one: abs(one[1] - one[2]))
-            level = FAILED if abs(value - goal) > GIVEN_AWAY else PARTIAL
-            way = "still look trained on" if value > goal else "stand out as less likely than unseen text"
-            sentences.append(
-                f"A membership test sees a difference: AUC {short(value)} against {short(goal)}{against} "
-                f"({describe(key).label.removesuffix(' AUC')}); the forgotten examples {way}."
-            )
-        else:
-            key, value, goal = measured[0]
-            count = f"{len(measured)} membership tests see" if len(measured) > 1 else "A membership test sees"
-            numbers = f"{describe(key).label} {short(value)} against {short(goal)}{against}"
-            sentences.append(f"{count} no difference ({numbers}).")
-    if quality is not None:
-        verb = "can" if quality < ALPHA else "cannot"
+    measured = [
+        (key, value, goal, evidence.membership(row, key, value, goal, gold)) for key, value, goal in _aucs(row, scales)
+    ]
+    gaps = [one for one in measured if _beyond(row, scales, *one)]
+    quality = row.mean("forget_quality")
+    sentences, level, unpowered, interval = [], UNKNOWN, False, None
+    if not measured:
+        sentences.append("No membership test was run: that takes examples never trained on, a holdout set.")
+    elif gaps:
+        against = " for the retrained model" if gold else " of a test that cannot tell"
+        key, value, goal, interval = max(gaps, key=lambda one: abs(one[1] - one[2]))
+        level = FAILED if abs(value - goal) > GIVEN_AWAY else PARTIAL
+        way = "still look trained on" if value > goal else "stand out as less likely than unseen text"
         sentences.append(
-            f"A statistical test {verb} tell it from the retrained model (forget quality {number(quality, 2)})."
+            f"A membership test sees a difference: AUC {short(value)} against {short(goal)}{against} "
+            f"({describe(key).label.removesuffix(' AUC')}); the forgotten examples {way}."
         )
+    else:
+        level, sentence, interval = _no_difference(measured, gold)
+        unpowered = level == UNKNOWN
+        sentences.append(sentence)
+    if quality is not None:
+        said = "can tell it from" if quality < ALPHA else "finds no difference to"
+        sentences.append(f"A statistical test {said} the retrained model (forget quality {number(quality, 2)}).")
         if quality < ALPHA:
             level = FAILED if level == FAILED else PARTIAL
-    if not measured:
-        sentences.insert(0, "No membership test was run: that takes examples never trained on, a holdout set.")
-    return Claim(name="membership", level=level, text=" ".join(sentences))
+    return Claim(
+        name="membership", level=level, text=" ".join(sentences), evidence=interval, unpowered=unpowered
+    )  # fmt: skip
+
+
+def _no_difference(measured: Sequence[Measured], gold: bool) -> tuple[str, str, Evidence | None]:
+    """The level of membership tests none of which sees a difference: good if every interval lies within ± TELLING."""
+    against = " for the retrained model" if gold else " of a test that cannot tell"
+    unsure = [one for one in measured if one[3] is None or not (one[3].low >= -TELLING and one[3].high <= TELLING)]
+    if not unsure:
+        key, value, goal, interval = measured[0]
+        count = f"{len(measured)} membership tests see" if len(measured) > 1 else "A membership test sees"
+        numbers = f"{describe(key).label} {short(value)} against {short(goal)}{against}"
+        return GOOD, f"{count} no difference ({numbers}; by {TELLING} at most, at 95 %).", interval
+    key, value, goal, interval = unsure[0]
+    numbers = f"{describe(key).label} {short(value)}"
+    if interval is None:
+        return UNKNOWN, f"Not known: {numbers} against {short(goal)}{against} has no interval.", None
+    numbers += f" [{short(goal + interval.low)}, {short(goal + interval.high)}] against {short(goal)}{against}"
+    takes = f"; it takes about {interval.needed} of each set" if interval.needed else ""
+    return UNKNOWN, f"Not known: too few examples to tell ({numbers}){takes}.", interval
 
 
 def _aucs(row: Row, scales: Scales) -> list[tuple[str, float, float]]:
@@ -240,15 +322,14 @@ def _aucs(row: Row, scales: Scales) -> list[tuple[str, float, float]]:
     return found
 
 
-def _beyond(row: Row, scales: Scales, key: str, value: float, goal: float) -> bool:
+def _beyond(row: Row, scales: Scales, key: str, value: float, goal: float, interval: Evidence | None) -> bool:
     """Whether an AUC differs tellingly, and beyond noise where that is known."""
     if abs(value - goal) <= TELLING:
         return False
     known = differs(row, "retrained", key) if scales.retrained is not None else None
-    cell = row.cell(key)
-    if known is not None or cell.low is None or cell.high is None:
-        return known is not False
-    return not cell.low <= goal <= cell.high
+    if known is not None:
+        return known
+    return interval is None or interval.excludes_zero
 
 
 def _attacked(done: Sequence[Outcome]) -> Claim:

@@ -19,6 +19,10 @@ NEXT = {
         "Raise --set steps= or --set lr=, or choose another --method.",
         "Measure the original model beside it, on examples it knew.",
     ),
+    "corrected": (
+        "Train the new answers further: more --set steps=, or a method with a retain loss.",
+        "Give more corrections, or ask for these in several ways.",
+    ),
     "attacks": (
         "Forget more deeply, with more --set steps= or another --method, and attack again.",
         "Try to bring the data back: expunge attack.",
@@ -68,6 +72,8 @@ def release(given: Sequence[Verdict]) -> Release:
         step = "As far as these tests show; keep run.json and results.json as evidence."
         return Release(answer="yes", claim=None, step=step)
     step = NEXT.get(weakest.name, OTHER)[weakest.level == UNKNOWN]
+    if weakest.unpowered:
+        step = "Measure more examples, or let a person read the answers: see how many it takes in the claim."
     answers: dict[str, Answer] = {FAILED: "no", PARTIAL: "not yet", UNKNOWN: "not yet"}
     answer = answers[weakest.level]
     if weakest.level == UNKNOWN and weakest.name in ("kept", "recites"):

@@ -11,16 +11,20 @@ from expunge.evaluation.statistics import Interval
 
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> tuple[float, Interval]:
-    """P(score of a positive example > score of a negative one) + ½ P(equal), and its 95 % bootstrap interval.
+    """P(score of a positive example > score of a negative one) + ½ P(equal), and its 95 % interval.
 
-    scores: [n]. positive: [n] bool. NaN, with an interval of NaN, where one of the two kinds is absent. The interval
-    redraws the positives and the negatives each among themselves; the order of the examples changes nothing.
+    scores: [n]. positive: [n] bool. NaN, with an interval of NaN, where one of the two kinds is absent. From 20
+    of each on, the interval redraws the positives and the negatives each among themselves, below it is `auc_interval`; the
+    order of the examples changes nothing.
     """
     yes, no = np.sort(scores[positive]), np.sort(scores[~positive])
     if not len(yes) or not len(no):
         return float("nan"), (float("nan"), float("nan"))
+    value = membership.auc(no, yes)
+    if min(len(yes), len(no)) < statistics.FEW:
+        return value, statistics.auc_interval(value, len(yes), len(no))
     weights = statistics.resample(len(no)), statistics.resample(len(yes), stream=1)
-    return membership.auc(no, yes), statistics.interval(statistics.aucs(no, yes, *weights))
+    return value, statistics.interval(statistics.aucs(no, yes, *weights))
 
 
 def written(text: str, options: Sequence[str]) -> int | None:

@@ -75,6 +75,17 @@ _MEMORIZATION = (
         LOWER,
     ),
     Metric(
+        "token_logprob",
+        "log-probability per token",
+        "mean over blocks of 8 tokens of log p(y_t | y_<t)",
+        "The change of the recorded answers' log-probability per token, in nats, tested over blocks of tokens: it tells a "
+        "change of these very examples from noise where they are too few for a test over examples.",
+        LOWER,
+        HIGHER,
+        "ours",
+        "at most 50 forget examples; another model to compare with",
+    ),
+    Metric(
         "perplexity",
         "perplexity",
         "exp(Σ S / Σ T)",
@@ -142,6 +153,22 @@ _GENERATION = (
         LOWER,
         source="ours",
         needs="generation; the original model",
+    ),
+    *(
+        Metric(
+            name,
+            label,
+            f"share of corrections where {what}",
+            f"The share of the corrected or rewritten examples where {what}, by key words.",
+            HIGHER,
+            source="ours",
+            needs="new_response or new_prompt; generation",
+        )
+        for name, label, what in (
+            ("made", "corrections made", "the old answer is gone and the new one given"),
+            ("old_gone", "old answers gone", "the old answer no longer comes after the old prompt"),
+            ("new_given", "new answers given", "the new answer comes after the new prompt"),
+        )
     ),
     Metric(
         "repetition",
