@@ -73,7 +73,7 @@ def left(row: Row, original: Row | None, retrained: Row | None, key: str | None)
         if by_tokens is not None:
             return by_tokens
     if n >= statistics.FEW:
-        low, high = statistics.interval_of_mean(gaps)
+        low, high = statistics.skewed_interval(gaps)
     else:
         low, high = statistics.subset_interval(gaps) or (-math.inf, math.inf)
     low, high = low / (before - goal), high / (before - goal)
