@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from expunge.config import canonical
 from expunge.data import Wording
-from expunge.errors import ConfigurationError
+from expunge.errors import ConfigurationError, ExpungeError
 from expunge.evaluation import tuned
 from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
 from expunge.evaluation.attacks.scene import summarise
@@ -89,37 +89,51 @@ def attack(
         "wording": wording,
     }
     first: Loaded | None = None
+    failed: ExpungeError | None = None
     for role, folder in places.items():
-        listener.stage(f"loading the {role} model")
-        loaded = load(folder, **loading)
-        first = loaded if role == "original" else first
-        scene = Scene(
-            loaded=loaded,
-            role=role,
-            sets=sets,
-            known=whole,
-            encoder=loaded.encoder(max_length),
-            original=first,
-            max_new_tokens=_new_tokens(max_new_tokens, suite, runs[role]),
-            prefix_tokens=suite.prefix_tokens,
-            batch_size=batch_size,
-            progress=listener.batch,
-            step=listener.step,
-        )
-        _check_alike(runs[role], scene, target)
-        found = []
-        for kind, one in chosen.items():
-            listener.stage(f"{kind} on the {role} model")
-            found.append(run(kind, one, scene))
-            for note in found[-1]["notes"]:
-                listener.note(note)
-        _put(runs[role], found, scene, suite.notes)
+        found: list[dict[str, Any]] = []
+        scene: Scene | None = None
+        try:
+            listener.stage(f"loading the {role} model")
+            loaded = load(folder, **loading)
+            first = loaded if role == "original" else first
+            scene = Scene(
+                loaded=loaded,
+                role=role,
+                sets=sets,
+                known=whole,
+                encoder=loaded.encoder(max_length),
+                original=first,
+                max_new_tokens=_new_tokens(max_new_tokens, suite, runs[role]),
+                prefix_tokens=suite.prefix_tokens,
+                batch_size=batch_size,
+                progress=listener.batch,
+                step=listener.step,
+            )
+            _check_alike(runs[role], scene, target)
+            for kind, one in chosen.items():
+                listener.stage(f"{kind} on the {role} model")
+                found.append(run(kind, one, scene))
+                for note in found[-1]["notes"]:
+                    listener.note(note)
+        except ExpungeError as error:  # what is finished is worth keeping
+            failed = error
+        if scene is not None and found:
+            _put(runs[role], found, scene, suite.notes)
+        if failed is not None:
+            break
+    attacked = [entry for entry in runs.values() if "metrics" in entry and entry.get("attacks")]
+    if failed is not None and not attacked:
+        raise failed
     more = {"models": {role: str(place) for role, place in places.items()}, "hashes": {"models": prints}}
     more |= {"tuned_on": sorted(marks)} if marks else {}
-    results = standing or results_of(f"Attacks on {suite.name}", suite.name, list(runs.values()), **more)
+    results = standing or results_of(f"Attacks on {suite.name}", suite.name, attacked, **more)
     write_json(target, results)
     if report:
         write_report(results, page)
+    if failed is not None:
+        listener.note(f"the attacks that were finished before are kept in {target}")
+        raise failed
     return results
 
 

@@ -299,3 +299,16 @@ def test_default_k_are_those_that_n_allows() -> None:
     assert small("sample", n=128).at == (1, 16, 128)  # type: ignore[attr-defined]
     assert small("sample", n=20).at == (1, 16)  # type: ignore[attr-defined]
     assert list(attacks(["all"], {})) == list(ATTACKS)
+
+
+def test_few_shot_takes_as_many_as_fit_and_says_so(scene) -> None:
+    given = scene()
+    longest = max(len(given.encoder.prompt(row)) for rows in given.sets.values() for row in rows)
+    given = scene(encoder=replace(given.encoder, max_length=longest + 30))
+    found = run("fewshot", small("fewshot", shots=[5]), given)
+    assert any("fewer solved questions" in note and "--max-length" in note for note in found["notes"])
+    assert [point["label"] for point in found["points"]] == ["as it is", "5 shots"]
+    none = scene(encoder=replace(given.encoder, max_length=longest + 1))
+    found = run("jailbreak", small("jailbreak"), none)
+    assert any("tokens: left out" in note for note in found["notes"])
+    assert [point["label"] for point in found["points"]] == ["as it is"]

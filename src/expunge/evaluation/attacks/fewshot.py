@@ -8,6 +8,7 @@ import torch
 
 from expunge import config
 from expunge.config import Count, Positive
+from expunge.data import Encoder
 from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks.prompts import Way, ask
 from expunge.evaluation.attacks.scene import Found, Scene
@@ -43,16 +44,28 @@ class FewShot:
             )
         order = torch.randperm(len(solved), generator=torch.Generator().manual_seed(self.seed)).tolist()
         drawn = [solved[index] for index in order[: max(self.shots)]]
-        ask(scene, found, {f"{count} shots": _after(drawn[:count]) for count in self.shots})
+        asked = [example for example in scene.sets["forget"] if example.prompt]
+        for count in self.shots:
+            fewer = sum(_fitting(example, drawn[:count], scene.encoder) < count for example in asked)
+            if fewer:
+                found.notes.append(
+                    f"{count} shots: {fewer} of {len(asked)} prompts have room for fewer solved questions in "
+                    f"{scene.encoder.max_length} tokens and are given as many as fit; raise --max-length for all"
+                )
+        ask(scene, found, {f"{count} shots": _after(drawn[:count], scene.encoder) for count in self.shots})
 
 
-def _after(solved: Sequence[Example]) -> Way:
+def _after(solved: Sequence[Example], encoder: Encoder) -> Way:
+    return lambda example: _with(example, solved[: _fitting(example, solved, encoder)])
+
+
+def _fitting(example: Example, solved: Sequence[Example], encoder: Encoder) -> int:
+    """How many of the solved questions, the first ones, fit before the example's own."""
+    numbers = range(len(solved), 0, -1)
+    return next((number for number in numbers if encoder.fits(_with(example, solved[:number]))), 0)
+
+
+def _with(example: Example, solved: Sequence[Example]) -> Example:
     turns = tuple(turn for one in solved for turn in (("user", one.prompt), ("assistant", one.response)))
-
-    def put(example: Example) -> Example:
-        first = next(
-            (place for place, (role, _) in enumerate(example.context) if role != "system"), len(example.context)
-        )
-        return replace(example, context=(*example.context[:first], *turns, *example.context[first:]))
-
-    return put
+    first = next((place for place, (role, _) in enumerate(example.context) if role != "system"), len(example.context))
+    return replace(example, context=(*example.context[:first], *turns, *example.context[first:]))

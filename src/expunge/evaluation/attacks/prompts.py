@@ -40,6 +40,12 @@ def ask(scene: Scene, found: Found, ways: Mapping[str, Way]) -> None:
     tried = [base]
     for number, (label, way) in enumerate(ways.items(), start=1):
         put = [way(example) for example in base.examples]
+        fitting = [example if example and scene.encoder.fits(example) else None for example in put]
+        if (long := sum(map(bool, put)) - sum(map(bool, fitting))) > 0:
+            found.notes.append(
+                f"{label}: {long} of {len(put)} prompts have more than {scene.encoder.max_length} tokens: left out"
+            )
+        put = fitting
         rows = [index for index, example in enumerate(put) if example is not None]
         if not rows:
             continue
