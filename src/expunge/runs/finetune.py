@@ -15,6 +15,7 @@ from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import check_unchanged
 from expunge.request import Columns, Paths, check_columns, read_rows
 from expunge.runs import inputs
+from expunge.runs.outcome import check_outcome
 from expunge.runs.record import Clock, Listener, checkpoint_of, run_record
 from expunge.training import Finetuning, History
 
@@ -73,6 +74,7 @@ def finetune(
     history = chosen(
         loaded, examples, encoder, checkpoint=checkpoint, resume=resume, progress=listener.step, identity=identity
     )
+    check_outcome(loaded, (examples,), encoder, "Fine-tuning")
     clock.lap("train")
     for note in history.notes:
         listener.note(note)

@@ -21,6 +21,7 @@ from expunge.models.fingerprint import check_unchanged, fingerprint
 from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
+from expunge.runs.outcome import check_outcome
 from expunge.runs.record import (
     Clock,
     Listener,
@@ -169,6 +170,7 @@ def _forget(chosen: Method, loaded: Loaded, request: Request, context: Context, 
         listener.note(warning)
     listener.stage(f"unlearning with {type(chosen).__name__}")
     history = chosen(loaded, request, context)
+    check_outcome(loaded, (request.forget, request.retain), context.encoder, type(chosen).__name__)
     for note in (*history.notes, f"stopped: {history.stopped}"):
         listener.note(note)
     return history

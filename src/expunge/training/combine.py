@@ -71,8 +71,8 @@ class NormalizedDifference:
     """∇F/‖∇F‖ + ∇R/‖∇R‖, with F = −L_F NGDiff's g_R/‖g_R‖ − g_F/‖g_F‖ (arXiv 2410.22086).
 
     Norms: L2 over all trainable parameters of the gradients accumulated over the whole step, in fp32. The direction never
-    raises L_R to first order (g_R·g = ‖g_R‖(1 − cos) ≥ 0) nor lowers L_F, and ‖g‖ ≤ 2. A side whose norm is 0 or not
-    finite gives no direction: the step is skipped.
+    raises L_R to first order (g_R·g = ‖g_R‖(1 − cos) ≥ 0) nor lowers L_F, and ‖g‖ ≤ 2. A side whose norm is 0 gives no
+    direction: the step is skipped.
     """
 
     fixed: ClassVar[bool] = False

@@ -41,6 +41,7 @@ from expunge.training.sides import ReferenceCache, Side
 Progress = Callable[[dict[str, Any], int], None]
 KINDS = ("loss", "nll")
 LOSSES = tuple(f"{side}_{kind}" for side in ("forget", "retain") for kind in KINDS)
+NORMS = ("forget_norm", "retain_norm")
 CPU_TOKENS = (
     512  # padded tokens a pass on a CPU: more only pads more (measured at 5 M parameters; larger ones need fewer)
 )
@@ -175,7 +176,7 @@ class _Loop:
         if skipped:
             self.history.notes.append(
                 f"{len(skipped)} of {self.history.steps} steps were skipped, the first step {skipped[0]}: "
-                "a gradient's norm was 0 or not finite"
+                "a gradient's norm was 0"
             )
         if not self.history.stopped:
             self.history.stopped = f"all {self.plan.steps} steps done"
@@ -356,7 +357,7 @@ class _Loop:
         return ""
 
     def _check_finite(self, entry: dict[str, Any], step: int) -> None:
-        bad = [f"the {name} is {entry[name]}" for name in LOSSES if not math.isfinite(entry.get(name, 0.0))]
+        bad = [f"the {name} is {entry[name]}" for name in (*LOSSES, *NORMS) if not math.isfinite(entry.get(name, 0.0))]
         if not bad and not math.isfinite(entry.get("gradient_norm", 0.0)):
             culprit = next(
                 name

@@ -1,0 +1,39 @@
+"""No run writes a model that gives no answers, whatever the method."""
+
+import pytest
+import torch
+
+from expunge.errors import DivergedError, ModelError
+from expunge.models import Loaded
+from expunge.models.finite import check_weights
+from expunge.request import Request
+from expunge.runs import finetune, unlearn
+from expunge.runs.outcome import check_outcome
+
+
+@pytest.mark.parametrize("lr", [1e38, 1e37, 1e20])
+def test_a_step_that_overflows_ends_in_an_error_and_writes_nothing(tiny_folder, request_files, tmp_path, lr) -> None:
+    settings = {"lr": lr, "steps": 3}
+    out = tmp_path / "out"
+    with pytest.raises(DivergedError):
+        unlearn(
+            tiny_folder, request_files[0], request_files[1], out=out, method="ngdiff", settings=settings,
+            evaluate_models=False,
+        )  # fmt: skip
+    with pytest.raises(DivergedError):
+        finetune(tiny_folder, request_files[0], out=out, settings={"lr": lr, "steps": 1})
+    assert not out.exists()
+
+
+def test_nan_in_the_weights_is_said_as_such(tiny: Loaded, small_request: Request) -> None:
+    sets = (small_request.forget, small_request.retain)
+    check_weights(tiny.model, tiny.folder)
+    check_outcome(tiny, sets, tiny.encoder(), "NPO")
+    name, param = list(tiny.model.named_parameters())[3]
+    for value in (torch.nan, -torch.inf, 2e19):
+        with torch.no_grad():
+            param[0, 0] = value
+        with pytest.raises(ModelError, match=f"{name} holds NaN.*the model is damaged"):
+            check_weights(tiny.model, tiny.folder)
+        with pytest.raises(DivergedError, match=f"NPO left NaN.* in {name}"):
+            check_outcome(tiny, sets, tiny.encoder(), "NPO")
