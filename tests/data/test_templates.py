@@ -257,6 +257,15 @@ def test_a_chosen_template_replaces_the_tokenizers_own() -> None:
     assert Encoder(tokenizer).note([example]) is None
 
 
+def test_an_opening_that_no_written_answer_has_is_prompt_and_the_end_is_still_the_templates() -> None:
+    template = CHATML.replace("<|im_start|>assistant\n' }}{% endif", "<|im_start|>assistant\n<think>\n' }}{% endif")
+    tokenizer = byte_level(eos_token="<|endoftext|>", chat_template=template)
+    encoder, example = Encoder(tokenizer), Example(prompt="Who?", response="It is Ada.")
+    prompt, answer, end = parts(tokenizer, encoder.example(example))
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n")
+    assert (answer, end) == ("It is Ada.", "<|im_end|>")
+
+
 def test_an_end_that_is_no_special_token_is_found() -> None:
     tokenizer = byte_level()
     tokenizer.add_tokens([AddedToken("<turn/>", special=False, normalized=False)])

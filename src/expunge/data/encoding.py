@@ -144,6 +144,7 @@ class Encoder:
 
     def words(self, text: str) -> list[int]:
         """The tokens of a text in which nothing is read as a special token, and with none around it."""
+        _check_characters([text], repr(text[:60]))
         ids = self._call(text)
         if not self.template.controls.search(text):
             return ids

@@ -142,7 +142,7 @@ class Template:
         turns = [(name, text) for (name, _), text in zip(turns, said, strict=False)]
         words = said[-1]
         before, after = self._around(turns, role, free, where)
-        if after is None:  # the template rewrites earlier turns once an answer follows
+        if after is None:
             return Rendered(before, words, self.end if role == "assistant" else "", marks)
         whole = self._render([*turns, (role, words)], where)
         if role == "assistant" and whole.startswith(before) and whole.endswith(after):
@@ -153,7 +153,8 @@ class Template:
     def _around(self, turns: Sequence[Turn], role: str, sentinel: str, where: str) -> tuple[str, str | None]:
         """What the template writes before and after the words of a last turn, for which `sentinel` stands.
 
-        The second is None if the text before them is another than the one a model is given to answer.
+        An answer follows what a model is given to answer, even if the template writes it otherwise once there is one. The
+        second is None if the template does not write the words as they are.
         """
         opening = self._render(turns, where, answer=True) if role == "assistant" else ""
         follows = [("user", "?")] if role == "system" else []  # some templates have no system turn by itself
@@ -161,7 +162,7 @@ class Template:
         if len(parts) == 2 and parts[0].startswith(opening):
             return parts[0], parts[1]
         if role == "assistant":
-            return opening, None
+            return opening, parts[1] if len(parts) == 2 else None
         raise RequestError(f"{where}: the chat template does not write a {role} turn as it is: choose other --targets.")
 
     def _ending(self, after: str, role: str) -> str:

@@ -111,6 +111,8 @@ def attack(
                 step=listener.step,
             )
             _check_alike(runs[role], scene, target)
+            if (note := scene.encoder.note(sets["forget"])) and role == next(iter(places)):
+                listener.note(note)
             for kind, one in chosen.items():
                 listener.stage(f"{kind} on the {role} model")
                 found.append(run(kind, one, scene))
