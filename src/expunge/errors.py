@@ -35,13 +35,17 @@ class PatchError(ExpungeError):
 
 
 class OutputError(ExpungeError):
-    """The output could not be written; what stood there before is untouched."""
+    """The output could not be written; what was there before is unchanged."""
 
 
-class OutputExistsError(OutputError):
-    """The output stands there already, and the person did not say to replace it."""
+class OutputRefusedError(OutputError):
+    """The output may not go where the user wants it: it would replace an input, or what expunge did not make."""
 
     exit_code = 2
+
+
+class OutputExistsError(OutputRefusedError):
+    """The output exists already, and the user did not say to replace it."""
 
 
 class DivergedError(ExpungeError):

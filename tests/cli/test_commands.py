@@ -39,7 +39,16 @@ def test_unlearn_writes_everything_and_the_patch_makes_the_model(run, tiny_folde
     code, printed, _ = run(*unlearn_arguments(tiny_folder, request_files, out), "--holdout", request_files[1])
     assert code == 0
     assert "NGDiff" in printed
-    expected = ["log.jsonl", "model", "patch.safetensors", "report.html", "report.md", "results.json", "run.json"]
+    expected = [
+        ".expunge",
+        "log.jsonl",
+        "model",
+        "patch.safetensors",
+        "report.html",
+        "report.md",
+        "results.json",
+        "run.json",
+    ]
     assert sorted(item.name for item in out.iterdir()) == expected
     assert sorted(item.name for item in tmp_path.iterdir()) == ["run"]
 
@@ -66,7 +75,7 @@ def test_output_choice(run, tiny_folder, request_files, tmp_path, output, names)
     out = tmp_path / "run"
     arguments = unlearn_arguments(tiny_folder, request_files, out)
     assert run(*arguments, "--output", output, "--no-evaluate", "--quiet")[0] == 0
-    assert {item.name for item in out.iterdir()} == names | {"log.jsonl", "run.json"}
+    assert {item.name for item in out.iterdir()} == names | {"log.jsonl", "run.json", ".expunge"}
 
 
 def test_finetune_lora_then_unlearn_the_adapter(run, tiny_folder, request_files, tmp_path) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from expunge.cli import main
+from expunge.files import mark
 from expunge.models.resumable import JOURNAL, place_of
 from tests.models.test_checkpoint import everything
 
@@ -139,6 +140,7 @@ def test_a_killed_or_stopped_command_goes_on(
     assert run(arguments(models, whole))[0] == 0
     out.mkdir()
     (out / "config.json").write_text("old")
+    mark(out)
     code, told = interrupted(models, out, way)
     assert code == expected, told
     assert everything(out) == {"config.json": b"old"}

@@ -36,7 +36,7 @@ def test_growing_requests_and_too_few(run, tiny_folder: Path, request_files: tup
     assert code == 0
     assert "requests=2" in printed
     assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
-        "1", "2", "report.html", "report.md", "results.json", "run.json",
+        ".expunge", "1", "2", "report.html", "report.md", "results.json", "run.json",
     ]  # fmt: skip
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["successive"]["kind"] == "scalability"

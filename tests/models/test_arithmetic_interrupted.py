@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from expunge import files
 from expunge.errors import OutputError
 from expunge.models import arithmetic, disk, resumable
+from expunge.outputs import reserved
 from expunge.patch.edit import Edited, edit
 from tests.models.test_arithmetic import (
     killed,
@@ -49,6 +51,12 @@ def test_a_full_disk_is_seen_before_and_during(
     assert list(tmp_path.iterdir()) == []
 
 
+def made(source: Path, out: Path) -> Path:
+    """A copy of `source` that looks like a folder expunge made."""
+    files.mark(shutil.copytree(source, out))
+    return out
+
+
 def kill_at(owner: object, name: str, call: int) -> None:
     """From now on, `name` kills this process when it is called for the `call`-th time."""
     real, count = getattr(owner, name), [0]
@@ -69,8 +77,8 @@ def kill_at(owner: object, name: str, call: int) -> None:
         (disk.Target, "write", (1, 40, 90)),
         (resumable, "write_json", (1, 3)),
         (resumable, "sync", (2, 6)),
-        (resumable, "_swap", (1,)),
-        (resumable.shutil, "rmtree", (1,)),
+        (resumable, "swap", (1,)),
+        (resumable, "remove", (1,)),
     ],
     ids=["write", "journal", "sync", "swap", "after"],
 )
@@ -83,7 +91,7 @@ def test_a_kill_leaves_the_old_output_or_the_new(
     whole = everything(expected)
     for call in calls:
         out = tmp_path / f"out{call}"
-        old = everything(shutil.copytree(base, out)) if exists else {}
+        old = everything(made(base, out)) if exists else {}
 
         def run(out: Path = out, **more: object) -> Edited:
             return edit(base, plus=plus, minus=minus, scale=-1, out=out, overwrite=True, **more)  # type: ignore[arg-type]
@@ -103,7 +111,7 @@ def test_a_kill_leaves_the_old_output_or_the_new(
             assert f"{done.resumed} of {len(shards(base))} shards were finished" in done.notes[0]
             size = sum(tensor.nbytes for tensor in read(base).values())
             assert done.moved < 4 * size
-        if name == "_swap":
+        if name == "swap":
             assert done.resumed == len(shards(base))
         shutil.rmtree(out)
 
@@ -115,7 +123,7 @@ def test_another_request_starts_over_and_so_does_a_damaged_shard(
     out = tmp_path / "out"
 
     def die() -> None:
-        kill_at(resumable, "_swap", 1)
+        kill_at(resumable, "swap", 1)
         edit(base, plus=plus, minus=minus, scale=-1, out=out)
 
     assert killed(die)
@@ -153,7 +161,7 @@ def test_an_interrupt_keeps_what_is_finished_and_only_that(
 
     interrupted(arithmetic.Stream, "shard")
     assert left(out) == []
-    interrupted(resumable, "_swap")
+    interrupted(resumable, "swap")
     interrupted(resumable, "sha256")  # while it looks through what is there
     assert edit(base, plus=plus, minus=minus, scale=-1, out=out).resumed == len(shards(base))
 
@@ -161,21 +169,17 @@ def test_an_interrupt_keeps_what_is_finished_and_only_that(
 def test_two_runs_do_not_write_the_same_output(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, plus, minus = models
     out = tmp_path / "out"
-    with (
-        resumable.resumable(out, {}) as growing,
-        pytest.raises(OutputError, match="Another process is writing"),
-    ):
-        growing.model.joinpath("x").touch()
+    with reserved(out, folder=True), pytest.raises(OutputError, match="Another process is writing"):
         edit(base, plus=plus, minus=minus, scale=1, out=out)
-    assert everything(out) == {"x": b""}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_an_exchange_the_old_output_steps_aside(
     models: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resumable, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "exchange", lambda first, second: False)
     base, plus, minus = models
-    out = shutil.copytree(base, tmp_path / "out")
+    out = made(base, tmp_path / "out")
     done = edit(base, plus=plus, minus=minus, scale=1, out=out, overwrite=True)
     assert shards(out) == done.checksums != shards(base)
     assert left(out) == []

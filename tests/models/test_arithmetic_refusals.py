@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.errors import ConfigurationError, ExpungeError, ModelError, OutputError, OutputExistsError
+from expunge.files import mark
 from expunge.patch.edit import edit
 from tests.models.test_arithmetic import EMBEDDINGS, adapter, left, read, three, write
 from tests.models.test_checkpoint import everything
@@ -79,6 +80,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, which: str, change: 
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.json").write_text("old")
+    mark(out)
     with pytest.raises(ModelError, match=message.format(which)):
         edit(base, plus=plus, minus=minus, scale=1, out=out, overwrite=True)
     assert everything(out) == {"config.json": b"old"}
@@ -116,7 +118,7 @@ def test_other_refusals(models: tuple[Path, Path, Path], tmp_path: Path) -> None
     out.mkdir()
     refused("--overwrite", OutputExistsError)
     (out / "thesis.tex").touch()
-    refused("other things than a model", OutputError, overwrite=True)
+    refused("holds thesis.tex, which expunge did not make", OutputError, overwrite=True)
 
 
 @pytest.mark.parametrize(

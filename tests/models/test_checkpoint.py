@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from expunge.errors import ModelError, OutputError
-from expunge.files import atomic_path
+from expunge.files import MARKER, atomic_path
 from expunge.models import Loaded, checkpoint, load, new_adapter
 from expunge.models.fingerprint import fingerprint
 from tests.conftest import build_model
@@ -44,7 +44,9 @@ def in_dtype(source: Path, target: Path, dtype: torch.dtype) -> Path:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """Every file below a folder but the marker that says expunge made it."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != MARKER]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def nudge(module: nn.Module, only: str = "") -> None:

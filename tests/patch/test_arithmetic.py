@@ -149,9 +149,9 @@ def test_outputs_are_not_replaced_unasked(pair: tuple[Path, Path, Patch], tmp_pa
     home.mkdir()
     (home / "letter.txt").write_text("dear")
     for place in (other, other / "inside", tmp_path):
-        with pytest.raises(OutputError, match="is, holds or lies in the model"):
+        with pytest.raises(OutputError, match="is, holds or lies in the input"):
             revert(patch, other, place, overwrite=True)
-    with pytest.raises(OutputError, match="other things than a model"):
+    with pytest.raises(OutputError, match="which expunge did not make"):
         revert(patch, other, home, overwrite=True)
     shutil.rmtree(home)
     assert everything(tmp_path) == before

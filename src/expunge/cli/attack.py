@@ -88,6 +88,7 @@ def attack(
             reference=reference,
             tuned_on=tuned_on,
             leave_out_tuned=leave_out_tuned,
+            read=[path for path in (data, forget, retain, holdout) if path is not None],
             max_length=max_length,
             wording=wording,
             max_new_tokens=max_new_tokens,

@@ -112,6 +112,7 @@ def evaluate(
             form=truth_ratio,
             tuned_on=tuned_on,
             leave_out_tuned=leave_out_tuned,
+            read=[path for path in (data, forget, retain, holdout, mmlu) if path is not None],
             max_length=max_length,
             wording=wording,
             batch_size=batch_size,

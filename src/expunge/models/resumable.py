@@ -5,20 +5,16 @@ finished (written, on the disk, with their sha256) together with what was asked 
 there; another one starts over.
 """
 
-import ctypes
-import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import OutputError
-from expunge.files import explained, write_json
+from expunge.errors import OutputError, OutputRefusedError
+from expunge.files import MARKER, explained, mark, remove, swap, sync, write_json
 from expunge.models.checkpoint import CHUNK
 from expunge.reading import read_object
 
@@ -56,53 +52,52 @@ def resumable(out: Path, request: Mapping[str, Any], *, resume: bool = True) -> 
 
     What an interrupted run (killed, or Ctrl-C) with the same `request`, a JSON object, has finished is still there
     and listed, unless `resume` is false; each shard is checked against its sha256 first. After any other failure
-    nothing is left. Raises OutputError if another process is writing `out`, the disk is full or not writable.
+    nothing is left. The caller holds `out` (`outputs.reserved`).
+    Raises OutputError if the disk is full or not writable.
     """
     out = Path(out).absolute()
     growing = Growing(place_of(out), request)
+    if growing.folder.is_symlink():
+        raise OutputRefusedError(
+            f"{growing.folder} is a link, and unfinished work is not kept behind links. Remove it."
+        )
     with explained(out):
         growing.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(growing.folder, out):
-            try:
-                _take_up(growing, resume=resume)
-                yield growing
-                for file in growing.model.iterdir():
-                    if file.name not in growing.finished:
-                        sync(file)
-                _swap(growing.model, out)
-            except KeyboardInterrupt:
-                if not (growing.folder / JOURNAL).exists():
-                    shutil.rmtree(growing.folder)
-                raise
-            except BaseException:
-                shutil.rmtree(growing.folder)
-                raise
-            shutil.rmtree(growing.folder)
-
-
-@contextmanager
-def _locked(folder: Path, out: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"Another process is writing {out}. Wait for it, or choose another --out.") from error
-        yield
+            _take_up(growing, resume=resume)
+            yield growing
+            for file in growing.model.iterdir():
+                if file.name not in growing.finished:
+                    sync(file)
+            mark(growing.model)
+            sync(growing.model / MARKER)
+            sync(growing.model)
+            swap(growing.model, out)
+        except KeyboardInterrupt:
+            if not (growing.folder / JOURNAL).exists():
+                remove(growing.folder)
+            raise
+        except BaseException:
+            remove(growing.folder)
+            raise
+        remove(growing.folder)
 
 
 def _take_up(growing: Growing, *, resume: bool) -> None:
     """Keep what is finished, and only that."""
     finished = _journal(growing) if resume else {}
+    if growing.model.is_symlink():
+        growing.model.unlink()
+    growing.model.mkdir(exist_ok=True)
     for name, entry in finished.items():
         file = growing.model / name
-        if file.is_file() and not file.is_symlink() and sha256(file) == entry["sha256"]:
+        if Path(name).name == name and file.is_file() and not file.is_symlink() and sha256(file) == entry["sha256"]:
             growing.finished[name] = entry
     if not growing.finished:
         (growing.folder / JOURNAL).unlink(missing_ok=True)
-    growing.model.mkdir(exist_ok=True)
     for file in growing.model.iterdir():
         if file.name not in growing.finished:
-            file.unlink()
+            remove(file)
 
 
 def _journal(growing: Growing) -> dict[str, dict[str, Any]]:
@@ -127,25 +122,3 @@ def sha256(file: Path) -> str:
         while part := handle.read(CHUNK):
             digest.update(part)
     return digest.hexdigest()
-
-
-def sync(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def _swap(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`; what stood there, if anything, then stands at `new`."""
-    if not out.exists():
-        os.replace(new, out)
-    elif not _exchange(new, out):
-        old = new.with_name("old")
-        os.replace(out, old)
-        os.replace(new, out)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths swap what they hold in one step, as only Linux can; false where it cannot be done."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0

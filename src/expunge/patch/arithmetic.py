@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from expunge import __version__
-from expunge.errors import ConfigurationError, OutputError, PatchError
+from expunge.errors import ConfigurationError, PatchError
 from expunge.files import atomic_path
 from expunge.models.checkpoint import Stored, rewrite, stored, write_adapter
 from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import adapter_base, is_adapter_folder, resolve
+from expunge.models.sources import sources, weight_bytes
 from expunge.models.stamp import Stamp
+from expunge.outputs import reserved
 from expunge.patch import lora
 from expunge.patch.format import (
     FILE,
@@ -48,7 +50,10 @@ def create(
     """
     base, patched, out = resolve(base), resolve(patched), Path(out)
     out = out / FILE if out.is_dir() else out
-    with atomic_path(out, overwrite=overwrite) as temporary:
+    with (
+        reserved(out, inputs=sources([base, patched]), folder=False, overwrite=overwrite),
+        atomic_path(out, overwrite=overwrite) as temporary,
+    ):
         stamp = Stamp.of(base, patched)
         adapter = is_adapter_folder(patched) and not is_adapter_folder(base)
         changes, config = _adapter_changes(base, patched) if adapter else (_dense_changes(base, patched), None)
@@ -89,9 +94,12 @@ def apply(
     manifest = patch.manifest
     if merge and manifest.kind == "dense" and is_adapter_folder(model):
         raise ConfigurationError("This patch changes an adapter in place and is not merged. Leave --merge out.")
-    _check_out(out, model)
     stamp = Stamp.of(model)
-    with atomic_path(out, overwrite=overwrite) as temporary:
+    inputs, room = sources([patch.path, model]), weight_bytes(model) if manifest.kind == "dense" or merge else 0
+    with (
+        reserved(out, inputs=inputs, folder=True, overwrite=overwrite, room=room),
+        atomic_path(out, overwrite=overwrite) as temporary,
+    ):
         _check_model(model, manifest.base, manifest.patched, "base", "This model has the patch already.")
         if manifest.kind == "dense":
             rewrite(model, patch.names, lambda name, old: shift(old, patch.tensor(name), 1), temporary)
@@ -115,13 +123,20 @@ def revert(patch: Patch | Path | str, model: Path | str, out: Path | str, *, ove
     patch, model, out = _opened(patch), resolve(model), Path(out)
     manifest = patch.manifest
     source = model
-    _check_out(out, model)
-    with atomic_path(out, overwrite=overwrite) as temporary:
+    with (
+        reserved(
+            out,
+            inputs=sources([patch.path, model]),
+            folder=True,
+            overwrite=overwrite,
+            room=weight_bytes(model),
+        ),
+        atomic_path(out, overwrite=overwrite) as temporary,
+    ):
         if manifest.kind == "lora" and not is_adapter_folder(model):
             _refuse_merged(model, manifest)
         if manifest.kind == "lora":
             source = _adapter_source(model, manifest)
-            _check_out(out, source)
         _check_model(model, manifest.patched, manifest.base, "patched", "This is the base: there is nothing to revert.")
         names = patch.names if manifest.kind == "dense" else ()
         rewrite(source, names, lambda name, old: shift(old, patch.tensor(name), -1), temporary)
@@ -258,13 +273,3 @@ def _check_merged(model: Path, merged: Path, stamp: Stamp) -> None:
     layouts = [{name: (item.dtype, item.shape) for name, item in stored(each).items()} for each in (model, merged)]
     if layouts[0] != layouts[1]:
         raise PatchError(f"Merged, the model would not have the tensors of {model}. Apply the patch without --merge.")
-
-
-def _check_out(out: Path, source: Path) -> None:
-    """Refuse to replace the model being read, a folder around it, or a folder that is no model's."""
-    target, model = out.resolve(), source.resolve()
-    if target == model or target in model.parents or model in target.parents:
-        raise OutputError(f"--out {out} is, holds or lies in the model {source}. Choose another place.")
-    known = ("config.json", "adapter_config.json")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in known):
-        raise OutputError(f"{out} is a folder with other things than a model in it. Choose another --out.")

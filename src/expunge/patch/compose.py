@@ -14,6 +14,8 @@ from expunge.files import atomic_path
 from expunge.models.checkpoint import DTYPES, stored
 from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import resolve
+from expunge.models.sources import sources
+from expunge.outputs import reserved
 from expunge.patch.format import FILE, Change, Manifest, Patch, Totals, finite, measure, shift, sparse_is_smaller, write
 
 
@@ -59,7 +61,11 @@ def compose(
         method=" + ".join(patch.manifest.method or "unnamed" for patch in opened),
         info={"composed": [_origin(patch) for patch in opened]},
     )
-    with atomic_path(out, overwrite=overwrite) as temporary:
+    inputs = sources([*(patch.path for patch in opened), *([base] if base is not None else [])])
+    with (
+        reserved(out, inputs=inputs, folder=False, overwrite=overwrite),
+        atomic_path(out, overwrite=overwrite) as temporary,
+    ):
         write(temporary, manifest, total)
     return Patch.open(out)
 

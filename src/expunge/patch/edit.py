@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import torch
 
 from expunge import __version__
 from expunge.errors import ConfigurationError, ModelError, OutputError
-from expunge.files import refuse_existing, write_json
+from expunge.files import write_json
 from expunge.models.arithmetic import Edit, Shard, Stream
 from expunge.models.checkpoint import RECORD, copy_small_files
 from expunge.models.resumable import Growing, resumable
+from expunge.models.sources import sources
+from expunge.outputs import reserved
 from expunge.patch.plan import Plan, plan
 
 LARGEST = torch.finfo(torch.float32).max
@@ -82,9 +84,21 @@ def edit(
     tell, notes = note or (lambda _: None), []
     if not 0 < abs(scale) < LARGEST:
         raise ConfigurationError(f"scale must be a number other than 0 within ±{LARGEST:.3g}, not {scale:g}.")
-    refuse_existing(out, overwrite=overwrite)
-    made = plan(base, plus, minus, weights)
-    _check_out(out, made)
+    with reserved(out, inputs=sources([base, plus, minus, weights]), folder=True, overwrite=overwrite):
+        edited = _edit(out, plan(base, plus, minus, weights), scale, resume, workers, progress, tell, notes)
+    return replace(edited, seconds=time.perf_counter() - started)
+
+
+def _edit(
+    out: Path,
+    made: Plan,
+    scale: float,
+    resume: bool,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+    tell: Callable[[str], None],
+    notes: list[str],
+) -> Edited:
     for text in made.notes:
         notes.append(text)
         tell(text)
@@ -107,8 +121,7 @@ def edit(
         copy_small_files(made.base, growing.model)
         described = {"command": "edit", **request, "tensors_changed": changed, "change_norm": norm}
         write_json(growing.model / RECORD, {**described, "sha256": checksums})
-    seconds = time.perf_counter() - started
-    return Edited(out, len(made.edits), changed, norm, moved, seconds, resumed, checksums, tuple(notes))
+    return Edited(out, len(made.edits), changed, norm, moved, 0.0, resumed, checksums, tuple(notes))
 
 
 def _run(
@@ -142,18 +155,6 @@ def _run(
 
 def _entry(shard: Shard) -> dict[str, Any]:
     return {"sha256": shard.sha256, "square": shard.square, "changed": list(shard.changed)}
-
-
-def _check_out(out: Path, made: Plan) -> None:
-    """Refuse to replace an input, a folder around one, or a folder that is no model's."""
-    target = out.resolve()
-    for source in made.inputs:
-        given = source.resolve()
-        if target == given or target in given.parents or given in target.parents:
-            raise OutputError(f"--out {out} is, holds or lies in the input {source}. Choose another place.")
-    known = ("config.json", "adapter_config.json")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in known):
-        raise OutputError(f"{out} is a folder with other things than a model in it. Choose another --out.")
 
 
 def _check_room(out: Path, growing: Growing, shards: Mapping[str, Sequence[Edit]]) -> None:

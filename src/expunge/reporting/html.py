@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from expunge.files import write_text
+from expunge.outputs import MARKDOWN_MARK
 from expunge.reporting import plots, sections, solve, successive, thresholds, update, weights
 from expunge.reporting.answers import MEMORISED, chosen
 from expunge.reporting.attacks import attacks
@@ -33,7 +34,7 @@ def write_report(results: dict[str, Any], out: Path | str) -> None:
     """
     page, text = render_report(results), render_markdown(results)
     write_text(Path(out), page)
-    write_text(Path(out).with_suffix(".md"), text)
+    write_text(Path(out).with_suffix(".md"), f"{text}\n{MARKDOWN_MARK}")
 
 
 def render_report(results: dict[str, Any]) -> str:

@@ -13,15 +13,25 @@ from expunge.evaluation.attacks import Scene, attacks, bare, lacks, run
 from expunge.evaluation.attacks.scene import summarise
 from expunge.evaluation.conditions import Conditions
 from expunge.evaluation.suites import Suite
-from expunge.files import refuse_existing, write_json
+from expunge.files import write_json
 from expunge.models import Loaded, load
 from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import resolve
 from expunge.reporting import read_results, write_report
 from expunge.request import Paths
+from expunge.runs.output import Arguments, Output, writes
 from expunge.runs.record import Listener, results_of
 
 
+def _where(asked: Arguments) -> Output:
+    out, add_to = asked["out"], asked["add_to"]
+    if (out is None) == (add_to is None):
+        raise ConfigurationError("Give --out, a place for new results, or --add-to, the results the attacks belong to.")
+    target, page = _targets(out if out is not None else add_to)
+    return Output(target, (page, page.with_suffix(".md")) if asked["report"] else (), update=add_to is not None)
+
+
+@writes("model", "original", "reference", "tuned_on", "read", folder=False, where=_where)
 def attack(
     model: Path | str,
     suite: Suite,
@@ -37,6 +47,7 @@ def attack(
     reference: Path | str | None = None,
     tuned_on: Paths | None = None,
     leave_out_tuned: bool = False,
+    read: Sequence[Paths] = (),
     report: bool = True,
     max_length: int = 512,
     wording: Wording = Wording(),
@@ -56,16 +67,12 @@ def attack(
     evaluation to which the attacks are added instead, to the runs of the same role and, of unlearned ones, the same
     `method` (and `seed`, where several have it); an attack of the same kind and settings takes the place of an earlier one.
 
-    tuned_on, leave_out_tuned: as in `evaluate_model`; what `add_to` says it was tuned on counts too.
+    tuned_on, leave_out_tuned, read: as in `evaluate_model`; what `add_to` says it was tuned on counts too.
 
     Raises ConfigurationError for an unknown kind, attacks that cannot be run on this, and results without the run or of
     other weights; nothing is written then.
     """
-    if (out is None) == (add_to is None):
-        raise ConfigurationError("Give --out, a place for new results, or --add-to, the results the attacks belong to.")
     target, page = _targets(out if out is not None else add_to or "")
-    if add_to is None:
-        refuse_existing(target, overwrite=overwrite)
     if "forget" not in suite.sets:
         raise ConfigurationError(
             f"The suite {suite.name} has no forget set of examples, which attacks need: try request."

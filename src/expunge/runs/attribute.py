@@ -10,16 +10,17 @@ from expunge.attribution import ATTRIBUTIONS, Attribution, View
 from expunge.attribution.insight import describe
 from expunge.data import Encoder, Wording, cut_note
 from expunge.errors import ConfigurationError
-from expunge.files import refuse_existing
 from expunge.losses import LOSSES, Loss
 from expunge.models import load, new_adapter
 from expunge.models.mask import Mask
 from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
+from expunge.runs.output import writes
 from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
 
 
+@writes("model", "forget", "retain", "compare", folder=False)
 def attribute(
     model: Path | str,
     forget: Paths,
@@ -56,7 +57,6 @@ def attribute(
     Raises what reading, loading and the attribution raise; nothing half-written stays.
     """
     out, listener = Path(out), listener or Listener()
-    refuse_existing(out, overwrite=overwrite)
     chosen, forget_loss = _made(method, settings or {}, loss)
     others = {name: Mask.open(path) for name, path in (compare or {}).items()}
     request = Request.read(forget, retain, columns=columns, retain_includes_forget=retain_includes_forget)

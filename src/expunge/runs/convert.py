@@ -8,8 +8,10 @@ from expunge.models import gguf
 from expunge.models.checkpoint import stored
 from expunge.models.loading import adapter_base, is_adapter_folder, resolve
 from expunge.patch import lora
+from expunge.runs.output import writes
 
 
+@writes("source", folder=True)
 def convert(source: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
     """Write a full model folder `out`.
 

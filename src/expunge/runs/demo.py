@@ -16,7 +16,7 @@ from expunge.data.benchmarks.fictional import FictionalPeople, build_tokenizer, 
 from expunge.errors import ConfigurationError, ExpungeError
 from expunge.evaluation import Evaluation, evaluate
 from expunge.evaluation.suites import Suite, request_suite
-from expunge.files import atomic_path, refuse_existing, write_json
+from expunge.files import atomic_path, write_json
 from expunge.methods import METHODS as METHOD_TABLE
 from expunge.methods import Context, TaskVector, method
 from expunge.models import Loaded, load
@@ -24,6 +24,7 @@ from expunge.models.checkpoint import save_model
 from expunge.reporting import write_report
 from expunge.request import Example, Request
 from expunge.runs.finetune import Finetuning
+from expunge.runs.output import writes
 from expunge.runs.record import Clock, Listener, result, results_of, run_record
 from expunge.training import Linear
 
@@ -62,6 +63,7 @@ class World:
         return Request(self.data.forget, (*self.data.retain, *self.data.general), self.data.holdout)
 
 
+@writes(folder=True)
 def demo(
     out: Path | str = "demo",
     *,
@@ -80,7 +82,6 @@ def demo(
     comparison would mean anything then.
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
-    refuse_existing(out, overwrite=overwrite)
     if not seeds:
         raise ConfigurationError("The demo needs at least one seed.")
     chosen = {name: dict(settings) for name, settings in (METHODS if methods is None else methods).items()}

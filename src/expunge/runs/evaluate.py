@@ -21,12 +21,13 @@ from expunge.evaluation.suites import (
     wmdp,
 )
 from expunge.evaluation.suites.suite import Scoring
-from expunge.files import refuse_existing, write_json
+from expunge.files import write_json
 from expunge.models import load
 from expunge.models.loading import resolve
 from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs.beside import beside_original
+from expunge.runs.output import with_report, writes
 from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
 
@@ -102,6 +103,7 @@ def make_suite(
     return request_suite(request, make_wrong_answers=make_wrong_answers, **settings)
 
 
+@writes("model", "original", "reference", "tuned_on", "read", folder=False, where=with_report)
 def evaluate_model(
     model: Path | str,
     suite: Suite,
@@ -120,6 +122,7 @@ def evaluate_model(
     form: Form = "geometric",
     tuned_on: Paths | None = None,
     leave_out_tuned: bool = False,
+    read: Sequence[Paths] = (),
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
     overwrite: bool = False,
@@ -136,10 +139,11 @@ def evaluate_model(
     `tuned_on`: examples on which settings were chosen, as JSONL or the results.json or run.json of the run that chose;
     those that `model`'s own run.json names count too. They are refused, or with `leave_out_tuned` left out.
 
+    `read`: the files and folders the suite was read from, which `out` may not replace.
+
     Writes `out` (results.json) and, beside it, the report of the same name ending in .html. Returns the results.
     """
     out, listener = Path(out), listener or Listener()
-    refuse_existing(out, overwrite=overwrite)
     marks = _marks(model, tuned_on)
     suite = tuned.apart(suite, marks, leave_out=leave_out_tuned)
     roles = {"retrained": reference, "original": original, "unlearned": model}

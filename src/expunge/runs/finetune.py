@@ -9,17 +9,19 @@ from typing import Any, Literal
 from expunge import config
 from expunge.data import Wording
 from expunge.data.corpus import chunk_note, chunks
-from expunge.files import atomic_path, refuse_existing, write_json
+from expunge.files import atomic_path, write_json
 from expunge.models import load, new_adapter
 from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import check_unchanged
 from expunge.request import Columns, Paths, check_columns, read_rows
 from expunge.runs import inputs
 from expunge.runs.outcome import check_outcome
+from expunge.runs.output import full_models, writes
 from expunge.runs.record import Clock, Listener, checkpoint_of, run_record
 from expunge.training import Finetuning, History
 
 
+@writes("model", "data", folder=True, copies=full_models)
 def finetune(
     model: Path | str,
     data: Paths,
@@ -45,7 +47,6 @@ def finetune(
     fields of `Finetuning`. lora: train a new adapter of that rank. The rest as in `unlearn`.
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
-    refuse_existing(out, overwrite=overwrite)
     rows = read_rows(data, columns)
     check_columns(columns or {}, rows)
     examples = rows.examples

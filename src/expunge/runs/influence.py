@@ -12,7 +12,7 @@ from expunge import config
 from expunge.data import Wording
 from expunge.data.corpus import chunks
 from expunge.errors import ConfigurationError
-from expunge.files import refuse_existing, write_json
+from expunge.files import write_json
 from expunge.gradients import Budget, Curvature
 from expunge.gradients.damped import losses, lowest, moved, solved, unit
 from expunge.methods import Context
@@ -21,12 +21,14 @@ from expunge.models import load
 from expunge.models.adapters import learned_adapter
 from expunge.request import Columns, Example, Paths, Request, read_rows
 from expunge.runs import inputs
+from expunge.runs.output import writes
 from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
 
 FACTOR = 10.0  # of the mean eigenvalue: λ where no request is there to choose it by
 
 
+@writes("model", "probes", "forget", "retain", folder=False)
 def influence(
     model: Path | str,
     probes: Paths,
@@ -59,7 +61,6 @@ def influence(
     Raises what reading, loading and LLMEraser raise; ConfigurationError where there is nothing to do.
     """
     out, listener = Path(out), listener or Listener()
-    refuse_existing(out, overwrite=overwrite)
     eraser = config.build(LLMEraser, settings or {})
     train = eraser.train if forget is None and eraser.train is not None else retain
     if forget is None and (not supports or train is None):

@@ -1,10 +1,9 @@
 """What a run says of itself: `run.json`, the entries of `results.json`, and whom it tells while it works."""
 
 import hashlib
+import importlib.util
 import json
 import platform
-import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 import expunge
@@ -21,7 +21,9 @@ from expunge.evaluation import Evaluation
 from expunge.evaluation.comparison import paired
 from expunge.evaluation.detectors import disclosed, findings, never_memorised
 from expunge.evaluation.statistics import share_interval
+from expunge.files import recover
 from expunge.models import Loaded
+from expunge.outputs import discard
 from expunge.reporting import read_results
 from expunge.runs.inputs import Inputs, described
 from expunge.training import History
@@ -63,8 +65,9 @@ class Clock:
 def checkpoint_of(out: Path, *, resume: bool) -> Path:
     """The folder beside `out` for the checkpoints of its run; emptied unless the run shall go on from one."""
     folder = out.with_name(out.name + ".checkpoint")
+    recover(folder, alone=True)
     if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
     return folder
 
 
@@ -221,5 +224,9 @@ def peak_memory_mb() -> float:
     """The most memory this process ever held, in MB; on a GPU the most its allocator held."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
+    if importlib.util.find_spec("resource") is None:  # Windows
+        return psutil.Process().memory_info().rss / 1e6
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

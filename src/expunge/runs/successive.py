@@ -14,17 +14,19 @@ from expunge.data import Wording
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.suites import Suite, request_suite
-from expunge.files import atomic_path, refuse_existing, write_json, write_text
+from expunge.files import atomic_path, mark, write_json, write_text
 from expunge.identity import digest
 from expunge.methods import Method, name_of, tuned_on
 from expunge.methods import method as make_method
 from expunge.models import load
 from expunge.models.fingerprint import fingerprint
 from expunge.models.loading import resolve
+from expunge.outputs import discard
 from expunge.reading import foreign, part, read_object, read_text
 from expunge.reporting import write_report
 from expunge.request import Columns, Example, Paths, Request, paths_of, read_examples, read_rows
 from expunge.runs import inputs
+from expunge.runs.output import writes
 from expunge.runs.record import (
     Clock,
     Listener,
@@ -107,6 +109,7 @@ class _Plan:
         return replace(suite, sets=sets, silent=(*suite.silent, *each))
 
 
+@writes("model", "forget", "retain", "holdout", "reference", folder=True, copies=lambda asked: len(asked["forget"]))
 def successive(
     model: Path | str,
     forget: Sequence[Paths],
@@ -148,12 +151,13 @@ def successive(
     finds them. Raises ConfigurationError for fewer than two files, or if the steps to resume were made otherwise.
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
-    refuse_existing(out, overwrite=overwrite)
     if len(forget) < 2:
         raise ConfigurationError("Successive requests: give --forget at least twice, one file a request.")
     parts = out.with_name(out.name + ".parts")
     if not resume:
-        shutil.rmtree(parts, ignore_errors=True)
+        discard(parts)
+    parts.mkdir(exist_ok=True)
+    mark(parts, everything=True)
     read = [read_rows(paths, columns) for paths in forget]
     data = {f"forget {number}": rows.sources for number, rows in enumerate(read, start=1)}
     if columns or retain_includes_forget:

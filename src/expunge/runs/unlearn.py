@@ -12,7 +12,7 @@ from expunge.data import Wording
 from expunge.errors import ConfigurationError
 from expunge.evaluation import Evaluation, evaluate, tuned
 from expunge.evaluation.suites import Suite, request_suite
-from expunge.files import atomic_path, refuse_existing, write_json
+from expunge.files import atomic_path, write_json
 from expunge.methods import Context, Method, name_of
 from expunge.methods import method as make_method
 from expunge.models import Loaded, load, new_adapter
@@ -22,6 +22,7 @@ from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
 from expunge.runs.outcome import check_outcome
+from expunge.runs.output import full_models, writes
 from expunge.runs.record import (
     Clock,
     Listener,
@@ -39,6 +40,7 @@ from expunge.training import History
 Output = Literal["model", "patch", "both"]
 
 
+@writes("model", "forget", "retain", "holdout", "reference", "tuned_on", folder=True, copies=full_models)
 def unlearn(
     model: Path | str,
     forget: Paths,
@@ -88,7 +90,6 @@ def unlearn(
     the method raise; nothing half-written stays.
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
-    refuse_existing(out, overwrite=overwrite)
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     chosen = make_method(method, settings) if isinstance(method, str) else method
     request = Request.read(forget, retain, holdout, columns=columns, retain_includes_forget=retain_includes_forget)
