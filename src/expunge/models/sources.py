@@ -36,6 +36,11 @@ def in_settings(settings: Mapping[str, Any]) -> Iterator[Path]:
             yield from sources(value)
 
 
+def is_described(folder: Path) -> bool:
+    """Whether a folder holds what describes a model, an adapter or a run."""
+    return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG, "run.json"))
+
+
 def weight_bytes(folder: Path | str) -> int:
     """The size of a model's weights on the disk, in bytes; 0 where it is not a local folder."""
     return max((_weights(path) for path in sources(str(folder)) if path.is_dir()), default=0)
@@ -55,9 +60,6 @@ def _models(path: Path, seen: set[Path], *, weights_only: bool) -> Iterator[Path
             yield path
         yield from _models(model, seen, weights_only=weights_only)
         return
-    described = any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
-    if weights_only and path.is_dir() and not described:
-        return  # no model, which the run says itself
     yield path
     try:
         config = read_object(path / ADAPTER_CONFIG, ModelError) if (path / ADAPTER_CONFIG).is_file() else {}

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from expunge import config
-from expunge.models.sources import in_settings, sources, weight_bytes
+from expunge.models.sources import in_settings, is_described, sources, weight_bytes
 from expunge.outputs import reserved
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Arguments = dict[str, Any]
+MODELS = {"model", "original", "reference", "source"}  # parameters that name a model
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def writes(
 
 def _read(asked: Arguments, names: Iterable[str], *, weights_only: bool) -> Iterable[Path]:
     for name in names:
-        yield from sources(asked.get(name), weights_only=weights_only)
+        for path in sources(asked.get(name), weights_only=weights_only):
+            if name not in MODELS or not path.is_dir() or is_described(path):  # else loading says that it is no model
+                yield path
     yield from in_settings(asked.get("settings") or {})
     for part in (asked.get("method"), asked.get("loss")):
         if part is not None and not isinstance(part, str):
