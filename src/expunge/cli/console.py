@@ -7,11 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from expunge.runs.record import Listener
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
+
+
+def shown(text: str) -> str:
+    """Text of data or paths for the terminal: no markup in it, and control characters as escapes."""
+    return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
 
 
 class Printer(Listener):
@@ -29,11 +35,11 @@ class Printer(Listener):
         if self.bar is not None:
             self._close_task()
         if not self.quiet:
-            self.console.print(f"[dim]•[/dim] {name}")
+            self.console.print(f"[dim]•[/dim] {shown(name)}")
 
     def note(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(f"  [yellow]note[/yellow] {text}")
+            self.console.print(f"  [yellow]note[/yellow] {shown(text)}")
 
     def step(self, entry: dict[str, Any], steps: int) -> None:
         if "residual" in entry:  # a solve

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from expunge import interrupts
 from expunge.cli import options
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
@@ -53,7 +54,7 @@ def edit(
         left = place_of(out)
         kept = f" Finished shards are kept in {left}; the same command goes on from them." if left.exists() else ""
         typer.echo(f"stopped; {out} is as it was.{kept}", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (interrupts.received() or 2)) from None
     typer.echo(
         f"Written to {done.out}: {done.changed} of {done.tensors} tensors changed, ‖change‖ {done.change_norm:.4g}, "
         f"{done.seconds:.1f} s, {done.moved / done.seconds / 1e9:.2f} GB/s"

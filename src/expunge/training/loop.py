@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from expunge import interrupts
 from expunge.data import collate, packs
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import global_norm
@@ -106,7 +107,7 @@ def descend(
     finite, or of the last checkpoint.
     """
     masked = Masked(loaded.model, mask, late=plan.clip_before_mask)
-    with masked.halted():
+    with masked.halted(), interrupts.postponed():
         return _Loop(loaded, plan, forget, retain, folder, mask, masked, identity).run(resume, progress)
 
 
@@ -168,8 +169,11 @@ class _Loop:
                     progress(entry, self.plan.steps)
                 if self.history.stopped:
                     break
-                if self.plan.checkpoint_every and (step + 1) % self.plan.checkpoint_every == 0:
+                due = self.plan.checkpoint_every and (step + 1) % self.plan.checkpoint_every == 0
+                if due or interrupts.requested():
                     self._save(step + 1)
+                if interrupts.requested():
+                    break
         finally:
             self.model.eval()
         skipped = [entry["step"] for entry in self.history.log if entry.get("skipped")]
