@@ -86,6 +86,7 @@ class Template:
 
     tokenizer: PreTrainedTokenizerBase
     wording: Wording = Wording()
+    _known: dict[Any, tuple[str, str | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def is_plain(self) -> bool:
@@ -141,7 +142,10 @@ class Template:
         said, marks, free = self._marked([*(text for _, text in turns), words])
         turns = [(name, text) for (name, _), text in zip(turns, said, strict=False)]
         words = said[-1]
-        before, after = self._around(turns, role, free, where)
+        key = (*turns, role, free)
+        if key not in self._known:  # a question comes with each of its answers
+            self._known[key] = self._around(turns, role, free, where)
+        before, after = self._known[key]
         if after is None:
             return Rendered(before, words, self.end if role == "assistant" else "", marks)
         whole = self._render([*turns, (role, words)], where)
