@@ -34,7 +34,7 @@ WRONG = [
     ("ngdiff", {"step": 3}, "Did you mean 'steps'"),
     ("npo", {"betta": 1}, "Did you mean 'beta'"),
     ("npo", {"forget": "npoo"}, "Did you mean 'npo'"),
-    ("npo", {"forget.gamma": 1}, "NPO has no setting 'gamma'"),
+    ("npo", {"forget.gamma": 1}, "npo has no setting 'gamma'"),
     ("npo", {"lr": -1}, "greater than 0"),
     ("npo", {"lr": "fast"}, "valid number"),
     ("npo", {"optimizer": "adam"}, "'adamw' or 'sgd'"),

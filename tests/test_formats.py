@@ -44,7 +44,7 @@ def test_csv_of_every_dialect(tmp_path, delimiter, encoding, end) -> None:
 
 def test_tsv_json_parquet_and_gz_give_the_same_rows(tmp_path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    import pyarrow.parquet  # noqa: F811
 
     table(tmp_path / "f.tsv", delimiter="\t")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "f.parquet")
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, name, content, message) 
 
 def test_an_empty_cell_of_parquet_names_its_row(tmp_path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    import pyarrow.parquet  # noqa: F811
 
     rows = [{"prompt": "Q", "response": "A"}, {"prompt": "R", "response": None}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "f.parquet")
@@ -139,7 +139,9 @@ def test_a_folder_is_read_whole_and_what_is_left_out_is_named(tmp_path) -> None:
     folder = tmp_path / "in"
     (folder / "sub" / "deep").mkdir(parents=True)
     for number, name in enumerate(("a.json", "b.TXT", "c.JSONL", "sub/d.txt", "sub/deep/e.ndjson")):
-        (folder / name).write_text(f"text {number}" if name.lower().endswith(".txt") else f'{{"text": "text {number}"}}')
+        (folder / name).write_text(
+            f"text {number}" if name.lower().endswith(".txt") else f'{{"text": "text {number}"}}'
+        )
     (folder / "f.csv").write_text("text\ntext 5\n")
     (folder / ".hidden.txt").write_text("hidden")
     (folder / "README.md").write_text("# Readme")

@@ -30,6 +30,27 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
+_NAMES: dict[type, str] = {}  # what a class is called in its table, which is what the user types
+USUAL = {  # what other trainers call a setting
+    "learning_rate": "lr", "num_train_epochs": "epochs", "num_epochs": "epochs", "max_steps": "steps", "num_steps": "steps",
+    "per_device_train_batch_size": "batch_size", "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "accumulation", "grad_accum": "accumulation", "save_steps": "checkpoint_every",
+    "optim": "optimizer", "wd": "weight_decay", "random_seed": "seed", "max_norm": "max_grad_norm",
+}  # fmt: skip
+
+
+def table(kinds: dict[str, type[T]]) -> dict[str, type[T]]:
+    """A table of names to classes; messages on their settings use these names."""
+    for name, kind in kinds.items():
+        _NAMES.setdefault(kind, name)
+    return kinds
+
+
+def name_of(cls: type) -> str:
+    """What the user calls a class: its name in its table, or the class's own."""
+    return _NAMES.get(cls, cls.__name__)
+
+
 def canonical(name: str) -> str:
     """A name as the tables spell it: lower case, hyphens and underscores ignored."""
     return name.lower().replace("-", "").replace("_", "")
@@ -51,15 +72,15 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         if not isinstance(key, str):
-            raise ConfigurationError(f"{cls.__name__}: {key!r} is no name of a setting. {_nearest('', names)}")
+            raise ConfigurationError(f"{name_of(cls)}: {key!r} is no name of a setting. {_nearest('', names)}")
         field, _, inner = key.replace("-", "_").partition(".")
         if field not in names and not inner:
             field, inner = _owner(cls, field), field
         if field not in names:
-            raise ConfigurationError(f"{cls.__name__} has no setting {key!r}. {_nearest(field, names)}")
+            raise ConfigurationError(f"{name_of(cls)} has no setting {key!r}. {_nearest(field, names)}")
         if inner:
             if field not in parts:
-                raise ConfigurationError(f"{cls.__name__}'s {field!r} is a single value; it has no setting {inner!r}.")
+                raise ConfigurationError(f"{name_of(cls)}'s {field!r} is a single value; it has no setting {inner!r}.")
             nested.setdefault(field, {})[inner] = value
         else:
             given[field] = value
@@ -79,14 +100,14 @@ def check(instance: Any) -> None:
     for name, table in getattr(cls, "PARTS", {}).items():
         value = getattr(instance, name)
         if value is not None and not isinstance(value, tuple(table.values())):
-            raise ConfigurationError(f"{cls.__name__}.{name}: {value!r} is none of {', '.join(table)}.")
+            raise ConfigurationError(f"{name_of(cls)}.{name}: {value!r} is none of {', '.join(table)}.")
     for name, adapter in _adapters(cls):
         value = getattr(instance, name)
         try:
             object.__setattr__(instance, name, adapter.validate_python(value))
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise ConfigurationError(f"{cls.__name__}.{name} = {value!r} does not fit: {reason}.") from None
+            raise ConfigurationError(f"{name_of(cls)}.{name} = {value!r} does not fit: {reason}.") from None
 
 
 def to_dict(instance: Any) -> dict[str, Any]:
@@ -120,7 +141,11 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
             raise ConfigurationError(f"--set {word!r}: write it as key=value, e.g. --set lr=1e-4.")
-        values[key.strip()] = _scalar(text)
+        key = key.strip()
+        same = next((known for known in values if known.replace("-", "_") == key.replace("-", "_")), None)
+        if same is not None:
+            raise ConfigurationError(f"--set gives {same} twice. Leave one of the two out.")
+        values[key] = _scalar(text)
     return values
 
 
@@ -162,13 +187,15 @@ def _owner(cls: type, key: str) -> str:
     ]
     if len(owners) == 1:
         return owners[0]
+    if USUAL.get(key) in _fields(cls):
+        raise ConfigurationError(f"{name_of(cls)} has no setting {key!r}. It is called {USUAL[key]!r} here.")
     if owners:
         choices = " or ".join(f"{owner}.{key}" for owner in owners)
-        raise ConfigurationError(f"{cls.__name__}: {key!r} could mean {choices}; say which.")
+        raise ConfigurationError(f"{name_of(cls)}: {key!r} could mean {choices}; say which.")
     known = [*_fields(cls), *(f"{part}.{name}" for part, name in _part_fields(cls))]
     near = difflib.get_close_matches(key, [name.rpartition(".")[2] for name in known], n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Its settings: {', '.join(known)}."
-    raise ConfigurationError(f"{cls.__name__} has no setting {key!r}. {hint}")
+    raise ConfigurationError(f"{name_of(cls)} has no setting {key!r}. {hint}")
 
 
 def _part_fields(cls: type) -> list[tuple[str, str]]:

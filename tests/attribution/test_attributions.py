@@ -293,14 +293,14 @@ def test_an_adapter_has_a_mask_of_its_own(view, tiny) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ratio": 0}, "Wagle.ratio = 0 .*greater than 0"),
-        ({"ratio": 1.01}, "Wagle.ratio = 1.01 .*less than or equal to 1"),
-        ({"ratio": float("nan")}, "Wagle.ratio"),
-        ({"gamma": 0}, "Wagle.gamma = 0 .*greater than 0"),
-        ({"gamma": -1e-6}, "Wagle.gamma .*greater than 0"),
+        ({"ratio": 0}, "wagle.ratio = 0 .*greater than 0"),
+        ({"ratio": 1.01}, "wagle.ratio = 1.01 .*less than or equal to 1"),
+        ({"ratio": float("nan")}, "wagle.ratio"),
+        ({"gamma": 0}, "wagle.gamma = 0 .*greater than 0"),
+        ({"gamma": -1e-6}, "wagle.gamma .*greater than 0"),
         ({"gamma": "tofoo"}, "none of tofu, wmdp, whp, detox, auto"),
-        ({"scope": "row"}, "Wagle.scope"),
-        ({"retain_examples": 0}, "Wagle.retain_examples"),
+        ({"scope": "row"}, "wagle.scope"),
+        ({"retain_examples": 0}, "wagle.retain_examples"),
         ({"gama": 1}, "Did you mean 'gamma'"),
     ],
 )

@@ -95,14 +95,16 @@ def test_soft_weights_are_plain_tensors_by_parameter_name(attribute, tiny_folder
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--ratio", "1.5"], "Wagle.ratio"),
-        (["--set", "gamma=-1"], "Wagle.gamma"),
+        (["--ratio", "1.5"], "wagle.ratio"),
+        (["--set", "gamma=-1"], "wagle.gamma"),
         (["--method", "wagel"], "Did you mean 'wagle'"),
         (["--method", "file"], "expunge unlearn --mask FILE"),
         (["--loss", "npoo"], "Did you mean 'npo'"),
         (["--loss", "kl"], "its gradient is 0"),
         (["--compare", __file__], "is no safetensors file"),
         (["--set", "exclude=*"], "nothing to rank"),
+        (["--set", "exclude=['*norm*', '*nowhere*']"], "'*nowhere*' fits no parameter"),
+        (["--method", "perta", "--set", "soft=true", "--set", "exclude=*nowhere*"], "'*nowhere*' fits no parameter"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_written(attribute, tmp_path, more, words) -> None:

@@ -97,8 +97,8 @@ class View:
     def _mean_gradient(self, side: Side, used: Sequence[int], which: Which) -> dict[str, Tensor]:
         if side.loss.reference == "logprobs":
             raise ConfigurationError(
-                f"{type(side.loss).__name__} is the distance from the model before unlearning: there its gradient is 0 and "
-                "ranks nothing. Attribute with the forget loss of the descent instead, such as nll or npo."
+                f"{config.name_of(type(side.loss))} is the distance from the model before unlearning: there its gradient "
+                "is 0 and ranks nothing. Attribute with the forget loss of the descent instead, such as nll or npo."
             )
         model, pad = self.loaded.model, self.loaded.pad
         device = next(model.parameters()).device
@@ -148,6 +148,14 @@ class Attribution(ABC):
 
     def eligible(self, view: View) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters that take part."""
+        idle = next(
+            (pattern for pattern in self.exclude if not any(fnmatch(name, pattern) for name in view.params)), None
+        )
+        if idle is not None:
+            raise ConfigurationError(
+                f"exclude: {idle!r} fits no parameter of the model. Parameters have names such as "
+                f"{next(iter(view.params))!r}; * stands for anything."
+            )
         return {name: tuple(param.shape) for name, param in view.params.items() if not self.excluded(name)}
 
     def excluded(self, name: str) -> bool:
@@ -157,7 +165,7 @@ class Attribution(ABC):
         """The mask over all trainable parameters. Raises ConfigurationError where every parameter is excluded."""
         eligible = self.eligible(view)
         if not eligible:
-            raise ConfigurationError(f"{type(self).__name__} has nothing to rank: exclude={list(self.exclude)}.")
+            raise ConfigurationError(f"{config.name_of(type(self))} has nothing to rank: exclude={list(self.exclude)}.")
         bits = self.select(view, eligible)
         shapes = {name: tuple(param.shape) for name, param in view.params.items()}
         frozen = {name: torch.zeros(-(-prod(shape) // 8), dtype=torch.uint8)

@@ -20,9 +20,13 @@ class FromFile(Attribution):
     def scores(self, view: View) -> Scores:
         raise ConfigurationError("A mask file holds no scores, only which weights are kept.")
 
-    def mask(self, view: View) -> Mask:
+    def opened(self) -> Mask:
+        """The mask, whichever model it is for."""
         if not self.path:
             raise ConfigurationError("mask=file needs the path of the mask: give mask.path, or --mask PATH.")
-        found = Mask.open(Path(self.path))
+        return Mask.open(Path(self.path))
+
+    def mask(self, view: View) -> Mask:
+        found = self.opened()
         found.check(view.loaded)
         return found

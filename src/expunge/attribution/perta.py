@@ -119,6 +119,7 @@ class PerTAWeights(Attribution):
     def mask(self, view: View) -> Mask:
         if not self.soft:
             return super().mask(view)
+        self.eligible(view)  # refuses an exclude that fits nothing
         found = self.weights(view)
         weights = {name: torch.zeros_like(w) if self.excluded(name) else w for name, w in found.items()}
         return Mask.of(weights, self.info(view))

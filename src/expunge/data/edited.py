@@ -29,12 +29,8 @@ class Edited:
         retain set nor `train`, if an example to forget is not in `train` (the nearest one is shown), or if nothing
         would be left.
         """
+        check_known(request, train)
         if train is None:
-            if not request.retain:
-                raise RequestError(
-                    "The fine-tuning set is missing: this method needs every instance the adapter learned. Give those "
-                    "that stay as --retain, or the file it was trained on as --set train=FILE."
-                )
             return cls(request.forget, tuple(example.after for example in request.forget), request.retain)
         wanted = {example.key: example for example in request.forget}
         whole = chunks(read_examples(train), encoder, chunk_tokens)
@@ -60,6 +56,15 @@ class Edited:
     def share(self) -> float:
         """|S|/n: the share of instances that are removed or changed."""
         return len(self.before) / len(self.whole)
+
+
+def check_known(request: Request, train: Paths | None) -> None:
+    """Raise RequestError where neither a retain set nor `train` says what the adapter was trained on."""
+    if train is None and not request.retain:
+        raise RequestError(
+            "The fine-tuning set is missing: this method needs every instance the adapter learned. Give those that stay "
+            "as --retain, or the file it was trained on as --set train=FILE."
+        )
 
 
 def _all_known(forget: Sequence[Example], whole: Sequence[Example], train: Paths) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from expunge import config
 from expunge.attribution import ATTRIBUTIONS
+from expunge.errors import ConfigurationError
 from expunge.methods.contract import Context, Method, tuned_on
 from expunge.methods.descent import Descent
 from expunge.methods.dpo import DirectPreference
@@ -20,28 +21,42 @@ from expunge.methods.retrain_adapter import RetrainAdapter
 from expunge.methods.scalarisation import StaticScalarisation
 from expunge.methods.simnpo import SimpleNegativePreference
 from expunge.methods.task_vector import TaskVector
+from expunge.request import Request
 
-METHODS: dict[str, type[Method]] = {
-    "ngdiff": NGDiff,
-    "perta": PerTA,
-    "taskvector": TaskVector,
-    "llmeraser": LLMEraser,
-    "retrainadapter": RetrainAdapter,
-    "gradascent": GradAscent,
-    "graddiff": GradDiff,
-    "scalarisation": StaticScalarisation,
-    "kl": KLMinimisation,
-    "npo": NegativePreference,
-    "simnpo": SimpleNegativePreference,
-    "idk": PreferenceOptimisation,
-    "dpo": DirectPreference,
-    "descent": Descent,
-}
+METHODS: dict[str, type[Method]] = config.table(
+    {
+        "ngdiff": NGDiff,
+        "perta": PerTA,
+        "taskvector": TaskVector,
+        "llmeraser": LLMEraser,
+        "retrainadapter": RetrainAdapter,
+        "gradascent": GradAscent,
+        "graddiff": GradDiff,
+        "scalarisation": StaticScalarisation,
+        "kl": KLMinimisation,
+        "npo": NegativePreference,
+        "simnpo": SimpleNegativePreference,
+        "idk": PreferenceOptimisation,
+        "dpo": DirectPreference,
+        "descent": Descent,
+    }
+)
+PLANNED = ("altpo", "ceu", "flat", "pdu", "rmu", "satimp", "undial", "wga", "whp")
 
 
 def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method called `name` with `settings` over its defaults. Raises ConfigurationError for unknown names."""
+    if config.canonical(name) in PLANNED:
+        raise ConfigurationError(f"The method {name} is not in expunge yet. There are: {', '.join(METHODS)}.")
     return config.build(config.lookup(METHODS, name, "method"), settings or {})
+
+
+def check(chosen: Method, request: Request, *, adapter: bool | None) -> None:
+    """Raise what `chosen` would raise on this request, without a model. adapter: whether an adapter is
+    changed; None: not known."""
+    checked = getattr(chosen, "check", None)
+    if checked is not None:
+        checked(request, adapter=adapter)
 
 
 def name_of(chosen: Method) -> str:
@@ -51,4 +66,4 @@ def name_of(chosen: Method) -> str:
     return name if mask is None else f"{name}+{next(key for key, kind in ATTRIBUTIONS.items() if kind is type(mask))}"
 
 
-__all__ = ["METHODS", "Context", "Descent", "Method", "TaskVector", "method", "name_of", "tuned_on"]
+__all__ = ["METHODS", "Context", "Descent", "Method", "TaskVector", "check", "method", "name_of", "tuned_on"]

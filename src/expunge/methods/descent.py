@@ -9,6 +9,7 @@ from pydantic import Field
 
 from expunge import config
 from expunge.attribution import ATTRIBUTIONS, Attribution, View
+from expunge.attribution.file import FromFile
 from expunge.attribution.insight import describe
 from expunge.config import Count, NonNegative, Positive
 from expunge.data import Encoder, by_length, collate, cut_note
@@ -94,8 +95,10 @@ class Descent:
     def __post_init__(self) -> None:
         config.check(self)
         if self.retain is None and (isinstance(self.rate, GeN) or not self.combine.fixed):
-            part = type(self.rate if self.combine.fixed else self.combine).__name__
-            raise ConfigurationError(f"{part} needs a retain loss; {type(self).__name__} has none.")
+            part = type(self.rate if self.combine.fixed else self.combine)
+            raise ConfigurationError(
+                f"{config.name_of(part)} needs a retain loss; {config.name_of(type(self))} has none."
+            )
 
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
         """Train `loaded.model` in place until the steps are done or a stop rule holds."""
@@ -130,16 +133,24 @@ class Descent:
             history.found["attribution"] = describe(mask) | {"overlap": overlap}
         return history
 
+    def check(self, request: Request, *, adapter: bool | None) -> None:
+        """Raise RequestError for a set that this descent needs and the request lacks, whatever the model."""
+        if self.retain is not None and not (request.replacements or request.retain):
+            raise RequestError(
+                f"{config.name_of(type(self))} holds the model to a retain set, and the request has none. "
+                "Give --retain, or --set retain=null to go without."
+            )
+        if isinstance(self.mask, FromFile):
+            self.mask.opened()
+        if self.stop_forget_nll == "holdout" and not request.holdout:
+            raise RequestError('stop_forget_nll="holdout" needs a holdout set: give --holdout.')
+
     def sides(self, request: Request, encoder: Encoder) -> tuple[dict[str, Side], list[str]]:
         """The encoded sides of this descent, and what to tell about them (examples cut)."""
         sides = {"forget": Side.of(self.forget, request.forget, encoder, seed=self.seed)}
         if self.retain is not None:
+            self.check(request, adapter=False)
             kept = (*request.replacements, *request.retain)
-            if not kept:
-                raise RequestError(
-                    f"{type(self).__name__} holds the model to a retain set, and the request has none. "
-                    "Give --retain, or set retain=null to go without."
-                )
             sides["retain"] = Side.of(
                 self.retain, kept, encoder, seed=self.seed + 1, favoured=len(request.replacements)
             )
@@ -167,8 +178,6 @@ class Descent:
     def _forget_target(self, loaded: Loaded, request: Request, encoder: Encoder) -> float | None:
         if self.stop_forget_nll != "holdout":
             return self.stop_forget_nll
-        if not request.holdout:
-            raise RequestError('stop_forget_nll="holdout" needs a holdout set: give --holdout.')
         return mean_nll(loaded, request.holdout, encoder, self.batch_size)
 
 

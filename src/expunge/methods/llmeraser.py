@@ -10,14 +10,14 @@ from torch import Tensor
 from expunge import config
 from expunge.config import Count, Positive
 from expunge.data import Encoded, Encodings
-from expunge.data.edited import Edited
+from expunge.data.edited import Edited, check_known
 from expunge.errors import ConfigurationError, DivergedError
 from expunge.gradients import FACTORS, Curvature, Solution
 from expunge.gradients.damped import Solver, losses, lowest, move, moved, solved, undone_on_failure, unit
 from expunge.methods import solve_record as record
 from expunge.methods.contract import Context
 from expunge.models import Loaded
-from expunge.models.adapters import learned_adapter
+from expunge.models.adapters import learned_adapter, no_adapter
 from expunge.request import Request
 from expunge.training import History
 from expunge.training.loop import CPU_TOKENS
@@ -66,7 +66,13 @@ class LLMEraser:
     def __post_init__(self) -> None:
         config.check(self)
         if not self.factors:
-            raise ConfigurationError("LLMEraser needs a candidate for λ: give factors, or damping.")
+            raise ConfigurationError("llmeraser needs a candidate for λ: give factors, or damping.")
+
+    def check(self, request: Request, *, adapter: bool | None) -> None:
+        """Raise for a full model, and without the fine-tuning set, before anything is loaded."""
+        if adapter is False:
+            raise no_adapter("llmeraser", "--model")
+        check_known(request, self.train)
 
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
         """Move `loaded.model`'s adapter by Δ, in place; where anything fails, it is as it was."""
@@ -101,7 +107,7 @@ class LLMEraser:
 
         An instance that is the same before and after adds exactly nothing to b.
         """
-        learned_adapter(loaded, "LLMEraser")
+        learned_adapter(loaded, "llmeraser")
         whole = self.over(loaded, Encodings(context.encoder, edited.whole))
         now = self.over(loaded, Encodings(context.encoder, edited.now))
         news = iter(now.items)  # those edited stand first, in the same order

@@ -9,7 +9,7 @@ from pydantic import Field
 from expunge.attribution import Importance, View
 from expunge.attribution.insight import describe
 from expunge.config import NonNegative
-from expunge.errors import ConfigurationError
+from expunge.errors import ConfigurationError, RequestError
 from expunge.methods.contract import Context
 from expunge.methods.task_vector import TaskVector
 from expunge.models import Loaded
@@ -40,6 +40,12 @@ class PerTA(TaskVector):
     hard: bool = False
     shuffle: bool = False
     at: Literal["base", "full"] = "base"
+
+    def check(self, request: Request, *, adapter: bool | None) -> None:
+        """As of `TaskVector`; the retain set is always needed."""
+        super().check(request, adapter=adapter)
+        if not (request.replacements or request.retain):
+            raise RequestError("perta weighs forgetting against retaining, and the retain set is empty: give --retain.")
 
     def weights(
         self, loaded: Loaded, models: Mapping[str, Weights], request: Request, context: Context, history: History

@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from expunge import config
-from expunge.data.edited import Edited
+from expunge.data.edited import Edited, check_known
 from expunge.errors import ConfigurationError
 from expunge.methods.contract import Context
 from expunge.models import Loaded
-from expunge.models.adapters import restart
+from expunge.models.adapters import no_adapter, restart
 from expunge.reading import part, read_object
 from expunge.request import Request
 from expunge.training import Finetuning, History
@@ -38,10 +38,16 @@ class RetrainAdapter(Recipe):
         """The settings as those of fine-tuning."""
         return Finetuning(**{field.name: getattr(self, field.name) for field in fields(Finetuning)})
 
+    def check(self, request: Request, *, adapter: bool | None) -> None:
+        """Raise for a full model, and without the fine-tuning set, before anything is loaded."""
+        if adapter is False:
+            raise no_adapter("retrain-adapter", "--model")
+        check_known(request, self.train)
+
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
         """Train the adapter of `loaded.model` anew, in place."""
         edited = Edited.of(request, context.encoder, self.train, context.chunk_tokens)
-        restart(loaded, self.seed, "RetrainAdapter")
+        restart(loaded, self.seed, "retrain-adapter")
         history = self.recipe(
             loaded,
             edited.now,

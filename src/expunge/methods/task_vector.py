@@ -72,11 +72,15 @@ class TaskVector:
     def __post_init__(self) -> None:
         config.check(self)
         if self.validation > 1:
-            raise ConfigurationError(f"{type(self).__name__}.validation is a share of the forget set: at most 1.")
+            raise ConfigurationError(
+                f"{config.name_of(type(self))}.validation is a share of the forget set: at most 1."
+            )
         if not self.alphas:
-            raise ConfigurationError(f"{type(self).__name__}.alphas is empty; give at least one value, or alpha.")
+            raise ConfigurationError(
+                f"{config.name_of(type(self))}.alphas is empty; give at least one value, or alpha."
+            )
         if self.alpha is not None and self.update_norm is not None:
-            raise ConfigurationError(f"{type(self).__name__}: give alpha or update_norm, not both.")
+            raise ConfigurationError(f"{config.name_of(type(self))}: give alpha or update_norm, not both.")
 
     def __call__(self, loaded: Loaded, request: Request, context: Context) -> History:
         """Subtract the task vector from `loaded.model` in place."""
@@ -119,9 +123,28 @@ class TaskVector:
         params = trainable(loaded)
         if loaded.is_adapter and all("lora_" in name for name in params):
             return {name: torch.zeros_like(p) if "lora_B" in name else p.detach().clone() for name, p in params.items()}
-        raise ConfigurationError(
-            f"{type(self).__name__} subtracts what learning the forget set added to a base model: give the model as it was "
-            "before it learned the private data, --base FOLDER."
+        raise self._no_base()
+
+    def check(self, request: Request, *, adapter: bool | None) -> None:
+        """Raise for a base model or a retain set that is needed and missing, before anything is loaded."""
+        for folder in (self.base, self.forget_model):
+            if folder is not None:
+                resolve(folder)
+        if self.base is None and adapter is False:
+            raise self._no_base()
+        if self.alpha is None and self.update_norm is None and not request.retain:
+            raise self._no_retain()
+
+    def _no_base(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{config.name_of(type(self))} subtracts what learning the forget set added to a base model: give the model "
+            "as it was before it learned the private data, --base FOLDER."
+        )
+
+    def _no_retain(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{config.name_of(type(self))} chooses α by what the model loses of a retain set: give --retain, or --set "
+            "alpha=1."
         )
 
     def learned(self, loaded: Loaded, start: Weights, request: Request, context: Context, history: History) -> Weights:
@@ -161,9 +184,7 @@ class TaskVector:
         if self.update_norm is not None:
             return self.update_norm / global_norm(list(update.values()))
         if not request.retain:
-            raise ConfigurationError(
-                f"{type(self).__name__} chooses α by what the model loses of a retain set: give --retain, or set alpha=1."
-            )
+            raise self._no_retain()
         drawn = self._validation(request)
         sides = {name: context.encoder.examples(examples) for name, examples in drawn.items()}
         params = trainable(loaded)

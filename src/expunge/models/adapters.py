@@ -19,10 +19,7 @@ def adapter_settings(loaded: Loaded, who: str) -> Any:
     that alone make the model's outputs: LoRA (with DoRA), IA3, prompt tuning and prefix tuning without a projection are.
     """
     if not loaded.is_adapter:
-        raise ConfigurationError(
-            f"{who} changes an adapter, and {loaded.folder} is a full model. Give the folder of the adapter that learned "
-            "the data (expunge finetune --lora 8 makes one), or choose a method for full weights, such as ngdiff or npo."
-        )
+        raise no_adapter(who, str(loaded.folder))
     model: Any = loaded.model
     settings = model.peft_config[model.active_adapter]
     kind = str(getattr(settings.peft_type, "value", settings.peft_type))
@@ -38,6 +35,14 @@ def adapter_settings(loaded: Loaded, who: str) -> Any:
             f"{who} needs the adapter in fp32; {wrong} is {params[wrong].dtype}. Load it in float32."
         )
     return settings
+
+
+def no_adapter(who: str, model: str) -> ConfigurationError:
+    """What a method that changes an adapter says of a full model."""
+    return ConfigurationError(
+        f"{who} changes an adapter, and {model} is a full model. Give the folder of the adapter that learned the data "
+        "(expunge finetune --lora 8 makes one), or choose a method for full weights, such as ngdiff or npo."
+    )
 
 
 def learned_adapter(loaded: Loaded, who: str) -> Any:

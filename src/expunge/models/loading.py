@@ -120,13 +120,32 @@ def resolve(folder: Path | str) -> Path:
     if (folder / "run.json").is_file() and (folder / "model").is_dir():
         return folder / "model"
     if folder.exists() and not folder.is_dir():
-        raise ModelError(f"{folder} is a file. Give the folder that holds config.json and the safetensors weights.")
+        raise ModelError(f"{folder} is a file. {_instead(folder)}")
     if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2):
         near = difflib.get_close_matches(folder.name, _names(folder.parent), n=1, cutoff=0.5)
         raise ModelError(f"{folder}: no such folder. " + (f"Did you mean {folder.parent / near[0]}?" if near else ""))
+    if (folder / "run.json").is_file() and (folder / "patch.safetensors").is_file():
+        file = folder / "patch.safetensors"
+        raise ModelError(f"{folder} is a run that wrote a patch and no model. {_instead(file)}")
     if folder.is_dir() and not (folder / "config.json").is_file() and not is_adapter_folder(folder):
         raise ModelError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}: it is not a model folder.")
     return folder
+
+
+def _instead(file: Path) -> str:
+    """What to do with a file that is given in place of a model folder."""
+    ending = file.suffix.lower()
+    if ending == ".gguf":
+        return f"Make a model folder of it: expunge convert {file} --out DIR."
+    if ending in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        return "Pickled weights could run code and are not loaded: save the model with save_pretrained, as safetensors."
+    if ending == ".json":
+        return "A file of results can be a --reference only; here a model folder is needed."
+    if file.name.startswith("patch"):
+        return f"It is a patch: expunge patch apply --patch {file} --model BASE --out DIR makes a model of it."
+    if ending in (".csv", ".tsv", ".jsonl", ".txt", ".parquet"):
+        return "It holds data: give it as --forget, --retain or --data, and a model folder here."
+    return "Give the folder that holds config.json and the safetensors weights."
 
 
 def _names(folder: Path) -> list[str]:

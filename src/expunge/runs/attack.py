@@ -19,6 +19,7 @@ from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.loading import resolve
 from expunge.reporting import read_results, write_report
 from expunge.request import Paths
+from expunge.runs.checks import check_models
 from expunge.runs.output import Arguments, Output, writes
 from expunge.runs.record import Listener, results_of
 
@@ -81,6 +82,7 @@ def attack(
     roles = {"original": original, "retrained": reference, "unlearned": model}
     places = {role: folder for role, folder in roles.items() if folder is not None}
     _check_places(places)
+    check_models(**places)
     standing = read_results(target) if add_to is not None else None
     marks = _marks(model, tuned_on, standing)
     suite = tuned.apart(suite, marks, leave_out=leave_out_tuned)

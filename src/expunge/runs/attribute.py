@@ -70,7 +70,7 @@ def attribute(
     for note in (*request.warnings, _cut(request, encoder)):
         if note:
             listener.note(note)
-    listener.stage(f"attributing with {type(chosen).__name__}")
+    listener.stage(f"attributing with {config.name_of(type(chosen))}")
     view = View(loaded, request, encoder, forget_loss, batch_size, seed, listener.batch)
     _check_others(others, view)
     mask = chosen.mask(view)

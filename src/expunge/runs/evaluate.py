@@ -27,6 +27,7 @@ from expunge.models.loading import resolve
 from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs.beside import beside_original
+from expunge.runs.checks import check_models
 from expunge.runs.output import with_report, writes
 from expunge.runs.record import Listener, hashes, read_evaluation, result, results_of, warn_early
 from expunge.runs.texts import in_chunks
@@ -144,6 +145,7 @@ def evaluate_model(
     Writes `out` (results.json) and, beside it, the report of the same name ending in .html. Returns the results.
     """
     out, listener = Path(out), listener or Listener()
+    check_models(model=model, original=original, reference=reference)
     marks = _marks(model, tuned_on)
     suite = tuned.apart(suite, marks, leave_out=leave_out_tuned)
     roles = {"retrained": reference, "original": original, "unlearned": model}

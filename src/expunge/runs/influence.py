@@ -18,9 +18,10 @@ from expunge.gradients.damped import losses, lowest, moved, solved, unit
 from expunge.methods import Context
 from expunge.methods.llmeraser import LLMEraser
 from expunge.models import load
-from expunge.models.adapters import learned_adapter
+from expunge.models.adapters import learned_adapter, no_adapter
 from expunge.request import Columns, Example, Paths, Request, read_rows
 from expunge.runs import inputs
+from expunge.runs.checks import changes_adapter
 from expunge.runs.output import writes
 from expunge.runs.record import Listener
 from expunge.runs.texts import in_chunks
@@ -78,9 +79,11 @@ def influence(
         request = Request.read(forget, retain, columns=columns, retain_includes_forget=retain_includes_forget)
         sources |= request.sources
         request = in_chunks(request, model, **cutting, trust_remote_code=trust_remote_code)
+    if changes_adapter(model, None) is False:
+        raise no_adapter("influence", str(model))
     listener.stage("loading")
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
-    learned_adapter(loaded, "Influence")
+    learned_adapter(loaded, "influence")
     context = Context(loaded.encoder(max_length), progress=listener.step, chunk_tokens=chunk_tokens)
     asked = chunks(asked, context.encoder, chunk_tokens)
     probed = eraser.over(loaded, context.encoder.examples(asked))

@@ -21,6 +21,7 @@ from expunge.models.fingerprint import check_unchanged, fingerprint
 from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
+from expunge.runs.checks import changes_adapter, check_models
 from expunge.runs.outcome import check_outcome
 from expunge.runs.output import full_models, writes
 from expunge.runs.record import (
@@ -104,6 +105,8 @@ def unlearn(
         "wording": wording,
     }
     board = _Board(suite, max_length, listener, wanted=evaluate_models)
+    check_models(model=model, reference=reference)
+    methods.check(chosen, request, adapter=changes_adapter(model, lora))
     listener.stage("loading")
     board.add_reference(reference, options)
     loaded = load(model, **options)
@@ -169,9 +172,9 @@ def _apart(
 def _forget(chosen: Method, loaded: Loaded, request: Request, context: Context, listener: Listener) -> History:
     for warning in request.warnings:
         listener.note(warning)
-    listener.stage(f"unlearning with {type(chosen).__name__}")
+    listener.stage(f"unlearning with {name_of(chosen)}")
     history = chosen(loaded, request, context)
-    check_outcome(loaded, (request.forget, request.retain), context.encoder, type(chosen).__name__)
+    check_outcome(loaded, (request.forget, request.retain), context.encoder, name_of(chosen))
     for note in (*history.notes, f"stopped: {history.stopped}"):
         listener.note(note)
     return history

@@ -88,9 +88,11 @@ def _inverse(value: float) -> float:
 
 
 Combination = WeightedSum | Scalarisation | LossNormalised | NormalizedDifference
-COMBINATIONS: dict[str, type] = {
-    "weightedsum": WeightedSum,
-    "scalarisation": Scalarisation,
-    "lossnormalised": LossNormalised,
-    "normalizeddifference": NormalizedDifference,
-}
+COMBINATIONS: dict[str, type] = config.table(
+    {
+        "weightedsum": WeightedSum,
+        "scalarisation": Scalarisation,
+        "lossnormalised": LossNormalised,
+        "normalizeddifference": NormalizedDifference,
+    }
+)

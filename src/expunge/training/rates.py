@@ -117,4 +117,4 @@ class GeN:
 
 
 Rate = Constant | Linear | GeN
-RATES: dict[str, type] = {"constant": Constant, "linear": Linear, "gen": GeN}
+RATES: dict[str, type] = config.table({"constant": Constant, "linear": Linear, "gen": GeN})

@@ -27,18 +27,20 @@ from expunge.evaluation.attacks.translate import Translate
 from expunge.request import Example
 
 Attack = Callable[[Scene, Found], None]
-ATTACKS: dict[str, type] = {
-    "relearn": Relearn,
-    "quantize": Quantize,
-    "sample": Sample,
-    "prefill": Prefill,
-    "paraphrase": Paraphrase,
-    "fewshot": FewShot,
-    "jailbreak": Jailbreak,
-    "translate": Translate,
-    "prune": Prune,
-    "merge": Merge,
-}
+ATTACKS: dict[str, type] = config.table(
+    {
+        "relearn": Relearn,
+        "quantize": Quantize,
+        "sample": Sample,
+        "prefill": Prefill,
+        "paraphrase": Paraphrase,
+        "fewshot": FewShot,
+        "jailbreak": Jailbreak,
+        "translate": Translate,
+        "prune": Prune,
+        "merge": Merge,
+    }
+)
 WITHOUT = {
     "prompt": "needs questions, and the forget set is running text: attack it by relearn, quantize, sample, prefill, "
     "prune or merge, or give questions about it",
