@@ -171,7 +171,9 @@ def part(record: Mapping[str, Any], keys: str, kind: type[T], file: Path | str, 
 
 
 def refuse_links(folder: Path, error: type[ExpungeError]) -> None:
-    """Raise `error` if a file of `folder` is a link to something outside of it, which must not be read or copied.
+    """Raise `error` if a file of `folder` is no regular one, or is a link to something outside of it.
+
+    Reading a pipe would wait for ever; what is outside must not be copied into an output.
 
     The hub's cache, whose snapshots link to the files in `blobs` beside them, is an exception.
     """
@@ -180,3 +182,5 @@ def refuse_links(folder: Path, error: type[ExpungeError]) -> None:
     for file in sorted(folder.iterdir()):
         if file.is_symlink() and not any(file.resolve().is_relative_to(part) for part in allowed):
             raise error(f"{file} is a link to {file.resolve()}, outside of its folder. Put the file itself there.")
+        if not file.is_file() and not file.is_dir():
+            raise error(f"{file} is not a regular file. Remove it.")

@@ -83,7 +83,7 @@ def _entry(item: Any, begin: int, where: str, error: type[ExpungeError]) -> Entr
     if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
         raise error(f"{where} has no dtype, shape and data_offsets.")
     dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise error(f"{where} has the unknown dtype {dtype!r}.")
     if not _sizes(shape) or math.prod(shape) >= 2**63:
         raise error(f"{where} has a shape that is no list of sizes.")

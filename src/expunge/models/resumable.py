@@ -94,7 +94,7 @@ def _take_up(growing: Growing, *, resume: bool) -> None:
         if Path(name).name == name and file.is_file() and not file.is_symlink() and sha256(file) == entry["sha256"]:
             growing.finished[name] = entry
     if not growing.finished:
-        (growing.folder / JOURNAL).unlink(missing_ok=True)
+        remove(growing.folder / JOURNAL)
     for file in growing.model.iterdir():
         if file.name not in growing.finished:
             remove(file)
