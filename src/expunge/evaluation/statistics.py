@@ -16,7 +16,7 @@ LEVEL = 0.95
 FLIPS = 9999  # random sign patterns of a paired test: the smallest p-value is 1e-4, which outlasts Holm's adjustment
 EXACT = 12  # up to so many examples all 2^n patterns are tried
 FEW = 20  # examples below which resamples vary too little, and exact intervals stand in for them
-BLOCK_TOKENS = 8  # tokens whose mean counts as one value
+BLOCK_TOKENS = 5  # tokens whose mean counts as one value
 MOST_JACKKNIFE = 2000  # values of which each is left out once, n² numbers in all
 BLOCK = 1 << 22  # numbers held at a time
 Interval = tuple[float, float]
@@ -128,10 +128,16 @@ def is_share(values: np.ndarray) -> bool:
 def interval_of_mean(values: np.ndarray, *, samples: int = SAMPLES, seed: int = 0) -> Interval:
     """The interval of the mean of values [n], whatever their order: exact for zeros and ones, else by the bootstrap.
 
-    In blocks, so that n may be large.
+    Below 20 values, of which resamples know too little, that of `subset_interval`, and below 6 all of [0, 1] where the
+    values are shares. In blocks, so that n may be large.
     """
     if is_share(values):
         return share_interval(int(values.sum()), len(values))
+    if len(values) < FEW:
+        exact = subset_interval(np.sort(values), seed=seed)
+        within = values.min() >= 0 and values.max() <= 1
+        if exact is not None or within:
+            return exact or (0.0, 1.0)
     ordered, generator = np.sort(values), np.random.default_rng(seed)
     rows = max(1, (1 << 20) // len(ordered))  # resamples at a time
     blocks = [min(rows, samples - first) for first in range(0, samples, rows)]

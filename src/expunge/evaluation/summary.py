@@ -27,7 +27,8 @@ def set_means(measured: Measured, weights: np.ndarray) -> tuple[Summary, dict[st
 
 def _interval(column: np.ndarray, draws: np.ndarray) -> Interval:
     known = column[np.isfinite(column)]
-    return statistics.interval_of_mean(known) if statistics.is_share(known) else statistics.interval(draws)
+    exact = statistics.is_share(known) or len(known) < statistics.FEW
+    return statistics.interval_of_mean(known) if exact else statistics.interval(draws)
 
 
 def perplexity(measured: Measured, weights: np.ndarray) -> Summary:

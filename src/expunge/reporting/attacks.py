@@ -173,12 +173,16 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
         said = "was run, but without a retrained model trained in the same way nothing tells relearning from learning."
         return Outcome(attack, UNKNOWN, said, None, None)
     shares: list[tuple[float, Step, float, float]] = []
+    reach = 0.0  # the largest share that any point's interval reaches
     for step in attack.steps[1:] or attack.steps:
         now = step.cell(row, attack.key).mean
         control = (step.cell(retrained, attack.key).mean if retrained is not None else None) or 0.0
         before = _known(attack, step, original)
         if now is not None and before is not None and before - control >= LEAST:
             shares.append(((now - control) / (before - control), step, now, control))
+            top = step.cell(row, attack.key).high
+            if top is not None and top - control >= LEAST:
+                reach = max(reach, (top - control) / (before - control))
     if not shares:
         return Outcome(attack, UNKNOWN, "was run, but there is nothing to compare it with.", None, None)
     share, step, now, control = max(shares, key=lambda one: one[0])
@@ -189,6 +193,12 @@ def outcome(attack: Attack, row: Row, rows: Sequence[Row]) -> Outcome | None:
         why = "it breaks the original model" if most[2] else "even the original gives away next to nothing under it"
         said = f"tells nothing: {why} ({weak})."
         return Outcome(attack, UNKNOWN, said, None, None)
+    if level == GOOD and reach > CLOSE:
+        said = (
+            f"brings back next to nothing on these examples ({_name(attack.key)} {short(now)}), but they are too few to "
+            f"tell: the 95 % interval reaches {percent(reach)}."
+        )
+        return Outcome(attack, UNKNOWN, said, share, step)
     control_said = f" against {short(control)} for the retrained model" if gold else ""
     words = {
         GOOD: "brings back next to nothing",

@@ -153,13 +153,19 @@ def _recites(row: Row, scales: Scales, remaining: float | None, kept: float | No
     interval = evidence.left(row, scales.original, scales.retrained, scales.forget) if remaining is not None else None
     if interval is None or remaining is None:
         return Claim(name="recites", level=level, text=text)
-    text += f" Left of it: {percent(remaining)} ({interval.said})."
     supported = interval.high <= CLOSE if level == GOOD else interval.low > CLOSE
+    if supported or interval.low > CLOSE:
+        text += f" Left of it: {percent(remaining)} ({interval.said})."
     if level == GOOD and interval.low > CLOSE:
         text += " Its tokens are still likely." if interval.unit == evidence.TOKENS else ""
         return Claim(name="recites", level=PARTIAL, text=text, evidence=interval)
     if not supported:
-        text += f" {evidence.missing(interval, remaining, CLOSE)}"
+        after, before = _mean(row, scales.forget), _mean(scales.original, scales.forget)
+        label = describe(scales.forget or "").label.removeprefix("forget ")
+        text = (
+            f"{evidence.missing(interval, remaining, CLOSE)} On these, {label} is {short(after)}, from {short(before)}: "
+            f"{percent(remaining)} of what is to be forgotten is left ({interval.said})."
+        )
         return Claim(name="recites", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
     return Claim(name="recites", level=level, text=text, evidence=interval)
 
@@ -227,7 +233,11 @@ def _kept(row: Row, scales: Scales, kept: float | None) -> Claim:
     if interval is not None:
         text = f"{text[:-1]} ({interval.said})."
         if not (interval.low >= KEPT if level == GOOD else interval.high < 1):
-            text += f" {evidence.missing(interval, kept, KEPT if level == GOOD else 1.0)}"
+            line = KEPT if level == GOOD else 1.0
+            text = (
+                f"{evidence.missing(interval, kept, line)} On these, {measure} is {percent(kept)} of the original's "
+                f"({interval.said})."
+            )
             return Claim(name="kept", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
     near, before = row.mean("neighbours.probability"), _mean(scales.original, "neighbours.probability")
     if level == GOOD and near is not None and before is not None and before >= TELLING and near < INTACT * before:

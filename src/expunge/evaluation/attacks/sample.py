@@ -94,9 +94,14 @@ class Sample:
         counts = leaked.sum(axis=1)
         columns = {f"leak_at_{k}": leakage.leak_at_k(counts, self.n, k) for k in self.at}
         drawn = statistics.means(np.stack(list(columns.values()), axis=1), weights)
+        few = len(counts) < statistics.FEW
+        intervals = {
+            name: statistics.interval_of_mean(column) if few else statistics.interval(drawn[:, place])
+            for place, (name, column) in enumerate(columns.items())
+        }
         metrics = {name: float(column.mean()) for name, column in columns.items()}
         metrics["leak_bound"] = leakage.clopper_pearson(int(counts.sum()), leaked.size)
-        return metrics, {name: statistics.interval(drawn[:, place]) for place, name in enumerate(columns)}
+        return metrics, intervals
 
 
 def _best(base: Measured, rows: Sequence[int], texts: Sequence[Sequence[str]], leaked: np.ndarray) -> Measured:
