@@ -75,7 +75,7 @@ def test_a_few_rows_are_judged_by_their_tokens(drop: float, level: str) -> None:
         runs.append(run)
     (verdict,) = verdicts(leaderboard({"runs": runs}))
     found = claim(verdict, "recites")
-    assert (found.evidence.unit, found.evidence.n) == (evidence.TOKENS, 12)  # 24 tokens are 4 blocks
+    assert (found.evidence.unit, found.evidence.n) == (evidence.TOKENS, 18)  # 24 tokens are 6 blocks
     assert found.evidence.low <= math.exp(-drop) <= found.evidence.high
     assert found.evidence.high - found.evidence.low < 0.05
     assert found.level == level
@@ -158,7 +158,7 @@ def test_tokens_that_depend_on_each_other_do_not_fool_the_token_test(rows: int, 
     for k in range(1, tokens):
         noise[..., k] += dependence * noise[..., k - 1]
     blocks = np.array([statistics.block_means(list(request)) for request in noise])
-    assert (statistics.sign_flip_p(blocks.T) < ALPHA).mean() <= slack(0.065, 2000)  # a block leans a little on the next
+    assert (statistics.sign_flip_p(blocks.T) < ALPHA).mean() <= slack(0.07, 2000)  # a block leans a little on the next
 
 
 @pytest.mark.parametrize("n", [6, 8, 16])

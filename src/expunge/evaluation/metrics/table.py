@@ -77,7 +77,7 @@ _MEMORIZATION = (
     Metric(
         "token_logprob",
         "log-probability per token",
-        "mean over blocks of 5 tokens of log p(y_t | y_<t)",
+        "mean over blocks of 4 tokens of log p(y_t | y_<t)",
         "The change of the recorded answers' log-probability per token, in nats, tested over blocks of tokens: it tells a "
         "change of these very examples from noise where they are too few for a test over examples.",
         LOWER,
