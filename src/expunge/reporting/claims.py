@@ -163,7 +163,7 @@ def _recites(row: Row, scales: Scales, remaining: float | None, kept: float | No
         after, before = _mean(row, scales.forget), _mean(scales.original, scales.forget)
         label = describe(scales.forget or "").label.removeprefix("forget ")
         text = (
-            f"{evidence.missing(interval, remaining, CLOSE)} On these, {label} is {short(after)}, from {short(before)}: "
+            f"{evidence.missing(interval, remaining, CLOSE)} On these, {label} is {number(after, 2)}, from {number(before, 2)}: "
             f"{percent(remaining)} of what is to be forgotten is left ({interval.said})."
         )
         return Claim(name="recites", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
