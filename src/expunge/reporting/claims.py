@@ -160,10 +160,10 @@ def _recites(row: Row, scales: Scales, remaining: float | None, kept: float | No
         text += " Its tokens are still likely." if interval.unit == evidence.TOKENS else ""
         return Claim(name="recites", level=PARTIAL, text=text, evidence=interval)
     if not supported:
-        after, before = _mean(row, scales.forget), _mean(scales.original, scales.forget)
+        after, before = (number(_mean(each, scales.forget), 2) for each in (row, scales.original))
         label = describe(scales.forget or "").label.removeprefix("forget ")
         text = (
-            f"{evidence.missing(interval, remaining, CLOSE)} On these, {label} is {number(after, 2)}, from {number(before, 2)}: "
+            f"{evidence.missing(interval, remaining, CLOSE)} On these, {label} is {after}, from {before}: "
             f"{percent(remaining)} of what is to be forgotten is left ({interval.said})."
         )
         return Claim(name="recites", level=UNKNOWN, text=text, evidence=interval, unpowered=True)
