@@ -7,7 +7,7 @@ import pytest
 
 from expunge.cli import main
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.training import Finetuning
 from tests.conftest import FORGET
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from expunge.cli.patch import app
 from expunge.errors import OutputError, PatchError
-from expunge.models import checkpoint, load, new_adapter
+from expunge.models import load, new_adapter, saving
 from expunge.patch import Patch, create
 from tests.models.test_checkpoint import everything, nudge
 
@@ -26,7 +26,7 @@ def changed(tiny_folder: Path, tmp_path: Path) -> Path:
     """The tiny model with one layer changed."""
     loaded = load(tiny_folder)
     nudge(loaded.model, "layers.1.mlp")
-    checkpoint.save_model(loaded, tmp_path / "changed")
+    saving.save_model(loaded, tmp_path / "changed")
     return tmp_path / "changed"
 
 
@@ -53,7 +53,7 @@ def test_diff_apply_revert(tiny_folder: Path, changed: Path, tmp_path: Path) -> 
 def test_compose(tiny_folder: Path, changed: Path, tmp_path: Path) -> None:
     loaded = load(changed)
     nudge(loaded.model, "layers.0.mlp.up_proj")
-    checkpoint.save_model(loaded, tmp_path / "further")
+    saving.save_model(loaded, tmp_path / "further")
     first = create(tiny_folder, changed, tmp_path / "p1", method="one").path
     second = create(changed, tmp_path / "further", tmp_path / "p2", method="two").path
     file = tmp_path / "whole"
@@ -89,7 +89,7 @@ def test_inspect_as_table_and_json(tiny_folder: Path, changed: Path, tmp_path: P
 def test_lora_merge(tiny_folder: Path, tmp_path: Path) -> None:
     loaded = new_adapter(load(tiny_folder), 2)
     nudge(loaded.model, "lora_")
-    checkpoint.save_model(loaded, tmp_path / "adapter")
+    saving.save_model(loaded, tmp_path / "adapter")
     file = tmp_path / "p.safetensors"
     assert "lora patch" in run("diff", "--base", tiny_folder, "--model", tmp_path / "adapter", "--out", file).output
     assert run("apply", "--patch", file, "--model", tiny_folder, "--out", tmp_path / "m", "--merge").exit_code == 0

@@ -7,7 +7,7 @@ import pytest
 from expunge import config
 from expunge.data import Encoder
 from expunge.models import Loaded, load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Request
 from expunge.training import Finetuning
 

@@ -17,7 +17,7 @@ from expunge.gradients.solve import Solution, better_than_nothing
 from expunge.methods import Context, llmeraser, method
 from expunge.methods.descent import mean_nll
 from expunge.models import Loaded, load
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Request
 from expunge.runs import unlearn
 from tests.oracles import slow

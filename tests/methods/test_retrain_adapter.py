@@ -9,7 +9,7 @@ from expunge import config
 from expunge.data import Encoder
 from expunge.methods import method
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Request
 from expunge.training import Finetuning
 from tests.methods.conftest import RECIPE

@@ -13,7 +13,7 @@ from expunge.data.benchmarks.fictional import build_tokenizer
 from expunge.errors import ConfigurationError, DivergedError, ModelError, RequestError
 from expunge.methods import Context, method
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Request
 from expunge.runs import convert
 from expunge.training import Finetuning

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import expunge
 from expunge.errors import ConfigurationError, ModelError
-from expunge.models import arithmetic, checkpoint, disk, load, new_adapter
+from expunge.models import arithmetic, checkpoint, disk, load, new_adapter, saving
 from expunge.patch.edit import edit
 from tests.models.test_checkpoint import nudge
 
@@ -215,7 +215,7 @@ def adapter(base: Path, out: Path, seed: int, **options: object) -> Path:
     loaded = new_adapter(load(base), 3, alpha=5)
     torch.manual_seed(seed)
     nudge(loaded.model, "lora_")
-    checkpoint.save_model(loaded, out)
+    saving.save_model(loaded, out)
     return out
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from expunge.errors import ModelError, OutputError
 from expunge.files import MARKER, atomic_path
-from expunge.models import Loaded, checkpoint, load, new_adapter
+from expunge.models import Loaded, checkpoint, load, new_adapter, saving
 from expunge.models.fingerprint import fingerprint
 from tests.conftest import build_model
 
@@ -213,10 +213,10 @@ def test_weights_trained_in_a_narrower_dtype_change_only_where_they_moved(tiny_f
 def test_a_full_model_keeps_its_folder(tiny_folder: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     source = in_dtype(tiny_folder, tmp_path / "source", dtype)
     loaded = load(source)
-    checkpoint.save_model(loaded, tmp_path / "same")
+    saving.save_model(loaded, tmp_path / "same")
     assert everything(tmp_path / "same") == everything(source)
     nudge(loaded.model, "layers.1")
-    checkpoint.save_model(loaded, tmp_path / "out")
+    saving.save_model(loaded, tmp_path / "out")
     before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     expected = {name: tensor.to(dtype) for name, tensor in loaded.model.state_dict().items()}
     assert before.keys() == after.keys()
@@ -235,7 +235,7 @@ def test_tied_weights_however_the_folder_stores_them(tiny_folder: Path, tmp_path
     save_file({**state, **{name: tied.clone() for name in names[held]}}, source / "model.safetensors")
     loaded = load(tiny_folder)
     nudge(loaded.model, "embed_tokens")
-    checkpoint.save_model(replace(loaded, folder=source), tmp_path / "out")
+    saving.save_model(replace(loaded, folder=source), tmp_path / "out")
     after = load_file(tmp_path / "out" / "model.safetensors")
     assert after.keys() == {*state, *names[held]}
     assert all(torch.equal(after[name], loaded.model.get_input_embeddings().weight) for name in names[held])
@@ -247,24 +247,24 @@ def test_a_checkpoint_without_the_models_prefix(tiny_folder: Path, tmp_path: Pat
     state = {name.removeprefix("model."): t for name, t in load_file(source / "model.safetensors").items()}
     save_file(state, source / "model.safetensors", metadata={"format": "pt"})
     loaded = load(source)
-    checkpoint.save_model(loaded, tmp_path / "same")
+    saving.save_model(loaded, tmp_path / "same")
     assert everything(tmp_path / "same") == everything(source)
 
 
 def test_new_and_existing_adapters(tiny_folder: Path, tmp_path: Path) -> None:
     loaded = new_adapter(load(tiny_folder), 2)
     nudge(loaded.model, "lora_")
-    checkpoint.save_model(loaded, tmp_path / "first")
+    saving.save_model(loaded, tmp_path / "first")
     config = json.loads((tmp_path / "first" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_folder.resolve())
     assert config["r"] == 2
     tokens = torch.tensor([[3, 4, 5, 6]])
     again = load(tmp_path / "first")
     assert torch.equal(again.model(tokens).logits, loaded.model(tokens).logits)
-    checkpoint.save_model(again, tmp_path / "same")
+    saving.save_model(again, tmp_path / "same")
     assert everything(tmp_path / "same") == everything(tmp_path / "first")
     nudge(again.model, "layers.1.mlp.up_proj.lora_B")
-    checkpoint.save_model(again, tmp_path / "second")
+    saving.save_model(again, tmp_path / "second")
     before, after = dict(checkpoint.tensors(tmp_path / "first")), dict(checkpoint.tensors(tmp_path / "second"))
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"]
@@ -287,13 +287,15 @@ def mixtral(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_renamed_weights_fall_back_to_transformers_and_keep_the_layout(mixtral: Path, tmp_path: Path) -> None:
+def test_renamed_weights_keep_the_names_and_layout_of_the_folder(mixtral: Path, tmp_path: Path) -> None:
     loaded = load(mixtral)
-    assert checkpoint.checkpoint_tensors(loaded) is None
-    checkpoint.save_model(loaded, tmp_path / "same")
+    tensors = saving.checkpoint_tensors(loaded)
+    assert tensors is not None
+    assert set(tensors) == set(checkpoint.stored(mixtral))
+    saving.save_model(loaded, tmp_path / "same")
     assert everything(tmp_path / "same") == everything(mixtral)
     nudge(loaded.model, "experts.down_proj")
-    checkpoint.save_model(loaded, tmp_path / "out")
+    saving.save_model(loaded, tmp_path / "out")
     before, after = dict(checkpoint.tensors(mixtral)), dict(checkpoint.tensors(tmp_path / "out"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"model.layers.0.block_sparse_moe.experts.{i}.w2.weight" for i in range(2)}
@@ -304,7 +306,7 @@ def test_renamed_weights_fall_back_to_transformers_and_keep_the_layout(mixtral: 
 
 def test_a_hub_name_falls_back_to_transformers(tiny: Loaded, tmp_path: Path) -> None:
     nudge(tiny.model)
-    checkpoint.save_model(replace(tiny, folder=Path("some/hub-name")), tmp_path / "out")
+    saving.save_model(replace(tiny, folder=Path("some/hub-name")), tmp_path / "out")
     again = load(tmp_path / "out")
     tokens = torch.tensor([[3, 4, 5, 6]])
     assert torch.equal(again.model(tokens).logits, tiny.model(tokens).logits)
@@ -314,13 +316,13 @@ def test_a_hub_name_falls_back_to_transformers(tiny: Loaded, tmp_path: Path) -> 
 def test_resized_vocabulary_falls_back_to_transformers(tiny: Loaded, tmp_path: Path) -> None:
     rows = tiny.model.get_input_embeddings().weight.shape[0]
     bigger = build_model(rows + 8)
-    checkpoint.save_model(replace(tiny, model=bigger), tmp_path / "out")
+    saving.save_model(replace(tiny, model=bigger), tmp_path / "out")
     assert load(tmp_path / "out").model.get_input_embeddings().weight.shape[0] == rows + 8
 
 
 def test_a_full_disk_leaves_the_old_folder(tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "model"
-    checkpoint.save_model(tiny, target)
+    saving.save_model(tiny, target)
     before = everything(target)
     written = []
 
@@ -334,20 +336,20 @@ def test_a_full_disk_leaves_the_old_folder(tiny: Loaded, tmp_path: Path, monkeyp
     monkeypatch.setattr(checkpoint, "raw", raw)
     nudge(tiny.model)
     with pytest.raises(OutputError, match="the disk is full"), atomic_path(target) as temporary:
-        checkpoint.save_model(tiny, temporary)
+        saving.save_model(tiny, temporary)
     assert everything(tmp_path) == {f"model/{name}": content for name, content in before.items()}
 
 
 def test_a_kill_leaves_the_old_folder(tiny: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "model"
-    checkpoint.save_model(tiny, target)
+    saving.save_model(tiny, target)
     before = everything(target)
     nudge(tiny.model)
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(checkpoint, "raw", lambda tensor: os.kill(os.getpid(), signal.SIGKILL))
         with atomic_path(target) as temporary:
-            checkpoint.save_model(tiny, temporary)
+            saving.save_model(tiny, temporary)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert everything(target) == before

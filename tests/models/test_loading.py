@@ -9,7 +9,7 @@ import torch
 
 from expunge.errors import ModelError
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from tests.conftest import build_model
 
 
@@ -51,7 +51,7 @@ def test_a_second_adapter_and_unknown_targets_are_refused(tiny_folder) -> None:
     adapted = new_adapter(load(tiny_folder), 2)
     with pytest.raises(ModelError, match="is an adapter already"):
         new_adapter(adapted, 2)
-    with pytest.raises(ModelError, match="No LoRA adapter could be added"):
+    with pytest.raises(ModelError, match="takes no such LoRA adapter"):
         new_adapter(load(tiny_folder), 2, targets=("nothing",))
 
 

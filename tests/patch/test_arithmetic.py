@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from expunge.errors import ConfigurationError, ModelError, OutputError, PatchError
-from expunge.models import checkpoint, load, new_adapter
+from expunge.models import checkpoint, load, new_adapter, saving
 from expunge.models.fingerprint import fingerprint
 from expunge.patch import Patch, apply, create, revert
 from tests.models.test_checkpoint import everything, in_dtype, nudge
@@ -76,7 +76,7 @@ def test_tied_weights_stored_twice(tiny_folder: Path, tmp_path: Path) -> None:
     save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, base / WEIGHTS)
     loaded = load(base)
     nudge(loaded.model, "embed_tokens")
-    checkpoint.save_model(loaded, tmp_path / "patched")
+    saving.save_model(loaded, tmp_path / "patched")
     patch = create(base, tmp_path / "patched", tmp_path / "patch")
     assert sorted(patch.stored) == ["lm_head.weight", "model.embed_tokens.weight"]
     apply(patch, base, tmp_path / "applied")
@@ -218,9 +218,9 @@ def test_infinities_the_base_has_too_do_no_harm(tiny_folder: Path, tmp_path: Pat
 def test_an_existing_adapter_is_patched_as_dense(tiny_folder: Path, tmp_path: Path) -> None:
     loaded = new_adapter(load(tiny_folder), 2)
     nudge(loaded.model, "lora_")
-    checkpoint.save_model(loaded, tmp_path / "first")
+    saving.save_model(loaded, tmp_path / "first")
     nudge(loaded.model, "lora_B")
-    checkpoint.save_model(loaded, tmp_path / "second")
+    saving.save_model(loaded, tmp_path / "second")
     patch = create(tmp_path / "first", tmp_path / "second", tmp_path / "patch")
     assert patch.manifest.kind == "dense"
     assert patch.stored.keys() == {name for name, _ in checkpoint.tensors(tmp_path / "first") if "lora_B" in name}

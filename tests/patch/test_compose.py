@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from expunge.errors import OutputError, PatchError
-from expunge.models import checkpoint, load, new_adapter
+from expunge.models import load, new_adapter, saving
 from expunge.patch import apply, compose, create, revert
 from tests.models.test_checkpoint import everything, nudge
 from tests.patch.test_format import folder
@@ -98,7 +98,7 @@ def test_patches_that_do_not_follow_are_refused(chain, tmp_path: Path) -> None:
 def test_lora_patches_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     loaded = new_adapter(load(tiny_folder), 2)
     nudge(loaded.model, "lora_")
-    checkpoint.save_model(loaded, tmp_path / "adapter")
+    saving.save_model(loaded, tmp_path / "adapter")
     patch = create(tiny_folder, tmp_path / "adapter", tmp_path / "p")
     with pytest.raises(PatchError, match=r"p is a LoRA patch.*--merge"):
         compose([patch, patch], tmp_path / "whole")

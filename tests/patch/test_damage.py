@@ -11,9 +11,9 @@ from safetensors.torch import safe_open
 
 from expunge.errors import ConfigurationError, ModelError, PatchError
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import fingerprint, weights_fingerprint
 from expunge.models.mask import Mask
+from expunge.models.saving import save_model
 from expunge.patch import apply, compose, create, revert
 from tests.models.test_checkpoint import nudge
 

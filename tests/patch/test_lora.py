@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from expunge.errors import PatchError
-from expunge.models import Loaded, checkpoint, load
+from expunge.models import Loaded, load, saving
 from expunge.models.fingerprint import fingerprint
 from expunge.patch import apply, create, revert
 from tests.models.test_checkpoint import everything, in_dtype
@@ -43,7 +43,7 @@ def trained(base: Path, out: Path, **options: Any) -> tuple[Loaded, Path]:
             if parameter.requires_grad:
                 parameter.copy_(torch.randn_like(parameter) * 0.3)
     loaded = Loaded(model.eval(), loaded.tokenizer, base)
-    checkpoint.save_model(loaded, out)
+    saving.save_model(loaded, out)
     return loaded, out
 
 
@@ -192,7 +192,7 @@ def test_a_non_finite_adapter_is_refused(tiny_folder: Path, tmp_path: Path) -> N
     name, weight = next((name, p) for name, p in loaded.model.named_parameters() if p.requires_grad)
     with torch.no_grad():
         weight.view(-1)[0] = torch.nan
-    checkpoint.save_model(loaded, tmp_path / "bad")
+    saving.save_model(loaded, tmp_path / "bad")
     with pytest.raises(PatchError, match=name.replace(".default", "") + " in .*bad has 1 NaN"):
         create(tiny_folder, tmp_path / "bad", tmp_path / "patch")
 

@@ -12,7 +12,7 @@ from expunge.data import Encoder
 from expunge.errors import PatchError
 from expunge.methods import Context, method
 from expunge.models import load
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.patch import Patch, apply, create, revert
 from expunge.patch.format import bits, sparse_is_smaller
 from tests.models.test_checkpoint import everything, in_dtype

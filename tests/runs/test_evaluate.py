@@ -11,7 +11,7 @@ from expunge.cli import app
 from expunge.errors import ConfigurationError, ModelError
 from expunge.evaluation import Suite
 from expunge.models import Loaded, load
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Example
 from expunge.runs import evaluate_model, make_suite
 from expunge.runs.beside import beside_original

@@ -12,7 +12,7 @@ from expunge.data import Encoder
 from expunge.errors import ConfigurationError, OutputExistsError
 from expunge.methods import Context, method
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Request
 from expunge.runs import influence
 from expunge.training import Finetuning

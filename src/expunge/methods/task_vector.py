@@ -20,7 +20,7 @@ from expunge.gradients import global_norm
 from expunge.methods.contract import Context
 from expunge.models import Loaded
 from expunge.models.fingerprint import fingerprint
-from expunge.models.loading import resolve
+from expunge.models.folders import resolve
 from expunge.models.weights import Weights, copied, holding, read, trainable
 from expunge.request import Example, Request
 from expunge.training import Finetuning, History

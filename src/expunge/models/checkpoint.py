@@ -10,17 +10,16 @@ import math
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from expunge.errors import ExpungeError, ModelError, OutputError
+from expunge.errors import ExpungeError, ModelError
+from expunge.models.folders import is_adapter_folder
 from expunge.models.header import read_header
-from expunge.models.loading import ADAPTER_CONFIG, Loaded, is_adapter_folder, save_tokenizer
 from expunge.reading import read_object, refuse_links
 
 WEIGHTS = "model.safetensors"
@@ -248,95 +247,3 @@ def _cast(name: str, new: Tensor, old: Tensor) -> Tensor:
     if bool((new.isfinite() & ~cast.isfinite()).any()):
         raise ModelError(f"{name} has values too large for {old.dtype}, the dtype of the model folder.")
     return cast
-
-
-def checkpoint_tensors(loaded: Loaded) -> dict[str, Tensor] | None:
-    """The model's (or its adapter's) present weights under the names `loaded.folder` stores them by.
-
-    None if the names do not match, as where transformers renames or fuses weights on loading. Tied weights: each
-    name the folder stores is there, the others are not.
-    """
-    held = stored(loaded.folder)
-    if loaded.is_adapter:
-        state = _adapter_state(loaded, embeddings=False)
-        if not set(held) <= set(state):
-            state = _adapter_state(loaded, embeddings=True)
-        return {name: state[name] for name in held} if set(held) <= set(state) else None
-    state = loaded.model.state_dict()
-    prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
-    # A checkpoint made from the bare transformer (GPT-2's on the hub) lacks the prefix the causal LM gives its names.
-    own = {name: name if name in state else prefix + name for name in held}
-    named = {name: state[key] for name, key in own.items() if key in state and state[key].shape == held[name].shape}
-    written = {_place(tensor) for tensor in named.values()}
-    complete = all(_place(tensor) in written for tensor in state.values())
-    return named if complete else None
-
-
-def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-    return tensor.data_ptr(), tuple(tensor.shape)
-
-
-def _adapter_state(loaded: Loaded, *, embeddings: bool) -> dict[str, Tensor]:
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(loaded.model, save_embedding_layers=embeddings)
-
-
-def save_model(loaded: Loaded, out: Path) -> None:
-    """Write the model as a folder at `out`, which the caller makes atomic (`files.atomic_path`).
-
-    A model from a folder keeps that folder's files, shards and dtypes (`write_like`), and so does an existing
-    adapter. A new adapter becomes a PEFT folder that names its base. A model from the hub is written the way
-    transformers does, in the dtype it has in memory. Raises ModelError as `write_like`, OutputError if writing fails.
-    """
-    source, local = loaded.folder, loaded.folder.is_dir()
-    if loaded.is_adapter and not (local and is_adapter_folder(source)):
-        _save_new_adapter(loaded, out)
-        return
-    named = checkpoint_tensors(loaded) if local else None
-    if named is not None:
-        write_like(source, named, out)
-        return
-    _save_pretrained(loaded, out)
-    if local and not loaded.is_adapter:
-        _restore_layout(source, out)
-
-
-def _save_new_adapter(loaded: Loaded, out: Path) -> None:
-    state = {name: tensor.detach().cpu() for name, tensor in _adapter_state(loaded, embeddings=False).items()}
-    config = loaded.model.peft_config["default"].to_dict()  # type: ignore[union-attr, index]
-    base = str(loaded.folder.resolve()) if loaded.folder.is_dir() else str(loaded.folder)
-    write_adapter(out, {**config, "base_model_name_or_path": base}, state)
-    save_tokenizer(loaded.folder, loaded.tokenizer, out)
-
-
-def write_adapter(out: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Write a PEFT adapter folder: its configuration, and its tensors under PEFT's names."""
-    out.mkdir(parents=True)
-    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    text = json.dumps({**plain, "inference_mode": True}, indent=1, sort_keys=True, default=str)
-    (out / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
-    layout = {name: (NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in state.items()}
-    write_file(out / ADAPTER_WEIGHTS, layout, lambda name: state[name], {"format": "pt"})
-
-
-def _save_pretrained(loaded: Loaded, out: Path) -> None:
-    try:
-        loaded.model.save_pretrained(out)  # type: ignore[operator]
-    except SafetensorError as error:
-        raise OutputError(f"The model could not be written to {out.parent}: {error}.") from error
-    save_tokenizer(loaded.folder, loaded.tokenizer, out)
-
-
-def _restore_layout(source: Path, out: Path) -> None:
-    """Give what transformers wrote at `out` the source's shards, dtypes and small files, where the names allow it."""
-    held, saved = stored(source), stored(out)
-    if {name: item.shape for name, item in held.items()} != {name: item.shape for name, item in saved.items()}:
-        return
-    aside = out.with_name(out.name + ".pretrained")
-    out.rename(aside)
-    try:
-        moved = {name: replace(item, file=aside / item.file.name) for name, item in saved.items()}
-        rewrite(source, held, lambda name, old: _cast(name, moved[name].read(), old), out)
-    finally:
-        shutil.rmtree(aside)

@@ -8,7 +8,8 @@ from typing import Any
 
 from expunge.errors import ModelError
 from expunge.models.checkpoint import Stored, stored
-from expunge.models.loading import ADAPTER_CONFIG, Loaded, adapter_base, is_adapter_folder, resolve
+from expunge.models.folders import ADAPTER_CONFIG, adapter_base, is_adapter_folder, resolve
+from expunge.models.loading import Loaded
 from expunge.models.stamp import Stamp
 from expunge.reading import read_object
 

@@ -1,12 +1,10 @@
 """Load and save models: safetensors only, no remote code, errors a person can act on."""
 
-import difflib
-import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +15,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from expunge.data import Encoder, Wording
-from expunge.errors import ModelError
+from expunge.errors import ConfigurationError, ModelError
+from expunge.models import complete
+from expunge.models.adapter_config import check_patterns, read_adapter_config
+from expunge.models.causal import check_causal
+from expunge.models.checkpoint import ADAPTER_WEIGHTS, stored
+from expunge.models.folders import ADAPTER_CONFIG, base_folder, is_adapter_folder, resolve
 from expunge.models.stamp import Stamp
+from expunge.reading import foreign
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-ADAPTER_CONFIG = "adapter_config.json"
+KERNELS = ("eager", "sdpa")  # attention that every machine computes
+# What a configuration may ask for beside the logits; expunge asks for what it needs itself.
+PLAIN = {
+    "return_dict": True, "output_attentions": False, "output_hidden_states": False, "output_router_logits": False,
+}  # fmt: skip
+PAD_OFFSET = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm", "xmod")
 transformers_logging.disable_progress_bar()  # expunge shows its own progress
 
 
@@ -58,7 +67,7 @@ class Loaded:
     def positions(self) -> int | None:
         """How many tokens the model can look at, or None where its configuration sets no limit."""
         inner: Any = self.model.get_base_model() if self.is_adapter else self.model  # pyrefly: ignore
-        return getattr(inner.config, "max_position_embeddings", None)
+        return positions(inner.config)
 
     def encoder(self, max_length: int = 512) -> Encoder:
         """An encoder with this model's tokenizer; its cap is never more than the model has positions for."""
@@ -78,23 +87,28 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     wording: Wording = Wording(),
+    note: Callable[[str], None] | None = None,
 ) -> Loaded:
-    """Load a model folder: a Hugging Face causal LM, a PEFT adapter, or an expunge run (its `model` folder).
+    """Load a model folder: a causal LM, a PEFT adapter, or an expunge run (its `model`).
 
-    A name that is no folder is looked up on the hub. Weights must be safetensors; `dtype` is that of the weights in
-    memory ("auto": the checkpoint's). Raises ModelError if the folder is missing, incomplete, not a causal LM, or
-    holds pickled weights only.
+    A name of two parts that is no path here is looked up on the hub. Weights must be
+    safetensors; `dtype` is that of the weights in memory ("auto": the checkpoint's).
+    `note` receives what the user should know, such as an attention kernel that this
+    machine lacks. Raises ModelError if the folder is missing, lacks a tensor that the
+    model needs, holds one that it does not know, is not a causal LM, is quantized, or
+    holds pickled weights only; ConfigurationError for a device that is not there.
     """
-    folder = resolve(folder)
-    stamp = Stamp.of(folder, *([Path(adapter_base(folder) or "")] if is_adapter_folder(folder) else []))
+    folder, tell = resolve(folder), note or (lambda _: None)
+    target = open_device(device)
+    stamp = Stamp.of(folder, *([base_folder(folder)] if is_adapter_folder(folder) else []))
     if is_adapter_folder(folder):
-        model, tokenizer = _load_adapter(folder, dtype, trust_remote_code)
+        model, tokenizer = _load_adapter(folder, dtype, trust_remote_code, tell)
     else:
-        model = _load_model(folder, dtype, trust_remote_code)
+        model = _load_model(folder, dtype, trust_remote_code, tell)
         tokenizer = _load_tokenizer(folder, trust_remote_code)
     check_vocabulary(model, tokenizer, folder)
     model.eval()
-    nn.Module.to(model, device or default_device())
+    nn.Module.to(model, target)
     return Loaded(model, tokenizer, folder, stamp, wording)
 
 
@@ -103,97 +117,36 @@ def open_encoder(
 ) -> Encoder:
     """The encoder of a model folder (as `Loaded.encoder`), without its weights. Raises ModelError as `load` does."""
     folder = resolve(folder)
-    base = resolve(adapter_base(folder)) if is_adapter_folder(folder) else folder
+    base = base_folder(folder) if is_adapter_folder(folder) else folder
     has_tokenizer = base == folder or (folder / "tokenizer_config.json").is_file()
     tokenizer = _load_tokenizer(folder if has_tokenizer else base, trust_remote_code)
-    try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"The configuration of {base} could not be read: {_first_line(error)}") from error
-    positions = getattr(config, "max_position_embeddings", None)
-    return Encoder(tokenizer, min(max_length, positions or max_length), wording)
+    limit = positions(_load_config(base, trust_remote_code))
+    return Encoder(tokenizer, min(max_length, limit or max_length), wording)
 
 
-def resolve(folder: Path | str) -> Path:
-    """The folder that holds the weights: the given one, or the `model` folder of an expunge run."""
-    folder = Path(folder)
-    if (folder / "run.json").is_file() and (folder / "model").is_dir():
-        return folder / "model"
-    if folder.exists() and not folder.is_dir():
-        raise ModelError(f"{folder} is a file. {_instead(folder)}")
-    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2):
-        near = difflib.get_close_matches(folder.name, _names(folder.parent), n=1, cutoff=0.5)
-        raise ModelError(f"{folder}: no such folder. " + (f"Did you mean {folder.parent / near[0]}?" if near else ""))
-    if (folder / "run.json").is_file() and (folder / "patch.safetensors").is_file():
-        file = folder / "patch.safetensors"
-        raise ModelError(f"{folder} is a run that wrote a patch and no model. {_instead(file)}")
-    if folder.is_dir() and not (folder / "config.json").is_file() and not is_adapter_folder(folder):
-        raise ModelError(f"{folder} holds neither config.json nor {ADAPTER_CONFIG}: it is not a model folder.")
-    return folder
+def positions(config: Any) -> int | None:
+    """How many tokens a model of this configuration can look at; None where it sets no limit.
 
-
-def _instead(file: Path) -> str:
-    """What to do with a file that is given in place of a model folder."""
-    ending = file.suffix.lower()
-    if ending == ".gguf":
-        return f"Make a model folder of it: expunge convert {file} --out DIR."
-    if ending in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
-        return "Pickled weights could run code and are not loaded: save the model with save_pretrained, as safetensors."
-    if ending == ".json":
-        return "A file of results can be a --reference only; here a model folder is needed."
-    if file.name.startswith("patch"):
-        return f"It is a patch: expunge patch apply --patch {file} --model BASE --out DIR makes a model of it."
-    if ending in (".csv", ".tsv", ".jsonl", ".txt", ".parquet"):
-        return "It holds data: give it as --forget, --retain or --data, and a model folder here."
-    return "Give the folder that holds config.json and the safetensors weights."
-
-
-def _names(folder: Path) -> list[str]:
-    return [item.name for item in folder.iterdir() if item.is_dir()] if folder.is_dir() else []
-
-
-def is_adapter_folder(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).is_file()
-
-
-def adapter_base(folder: Path) -> str:
-    """The base model an adapter folder names; a relative path is meant from the adapter's folder."""
-    name = json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
-    beside = folder / name if name else None
-    return str(beside.resolve()) if beside is not None and beside.is_dir() else name
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def new_adapter(
-    loaded: Loaded, rank: int, *, alpha: int | None = None, targets: tuple[str, ...] = (), seed: int = 0
-) -> Loaded:
-    """Put a new LoRA adapter of `rank` r on the model: W + (alpha/r)·B·A, B starting at 0, the base frozen.
-
-    Default alpha: 2r; default `targets`: every linear layer but the output layer. Raises ModelError on a model that
-    has an adapter already, or where a target's name fits no layer.
+    MPT calls the number max_seq_len. RoBERTa and its kind count from their padding token
+    on, so that many fewer fit. XLNet's -1 is no limit.
     """
-    from peft import LoraConfig, get_peft_model
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len", "n_positions")
+    numbers = (getattr(text, name, None) for name in names)
+    limit = next((number for number in numbers if isinstance(number, int) and number > 0), None)
+    if limit is not None and text.model_type in PAD_OFFSET:
+        limit -= (text.pad_token_id or 0) + 1
+    return limit
 
-    if loaded.is_adapter:
-        raise ModelError(f"{loaded.folder} is an adapter already; it is trained as it is. Leave --lora out.")
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha or 2 * rank,
-        target_modules=list(targets) if targets else "all-linear",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=str(loaded.folder.resolve()) if loaded.folder.is_dir() else str(loaded.folder),
-    )
-    try:
-        with _without_noise():
-            model = get_peft_model(loaded.model, config)
-    except ValueError as error:
-        raise ModelError(f"No LoRA adapter could be added to {loaded.folder}: {error}") from error
-    model.eval()
-    return replace(loaded, model=model)
+
+def open_device(device: str | torch.device | None) -> torch.device:
+    """The device by its name, by default a GPU if there is one. Raises ConfigurationError if it is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with foreign(f"--device {device}", ConfigurationError, what="cannot be used"):
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    return target
 
 
 def save_tokenizer(source: Path, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
@@ -217,54 +170,112 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pat
         )
 
 
-def _load_model(folder: Path, dtype: Dtype, trust: bool) -> PreTrainedModel:
+def _load_config(folder: Path, trust: bool) -> Any:
+    """The configuration, as the causal LM is built from it. Raises ModelError for a model with an encoder beside it."""
+    with foreign(_source(folder, "config.json"), what="could not be loaded"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, **PLAIN)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{folder} is an encoder-decoder model ({config.model_type}): without its encoder its decoder is another "
+            "model. Give a causal language model."
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{folder} is quantized: its weights cannot be edited. Give the unquantized model.")
+    return config
+
+
+def _source(folder: Path, file: str) -> str:
+    """What could not be read: a file of the folder, or a name on the hub that is no folder here."""
+    return str(folder / file) if folder.is_dir() else f"{folder} is no folder here, and as a name on the hub it"
+
+
+def _load_model(folder: Path, dtype: Dtype, trust: bool, tell: Callable[[str], None]) -> PreTrainedModel:
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
         pickles = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)]
         found = f"only {pickles[0]}, whose loading could run code" if pickles else "no weights"
         raise ModelError(f"{folder} holds no .safetensors file ({found}). Convert the weights to safetensors.")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-        if getattr(config, "quantization_config", None) is not None:
-            raise ModelError(f"{folder} is quantized: its weights cannot be edited. Give the unquantized model.")
-        return AutoModelForCausalLM.from_pretrained(
+    config = _load_config(folder, trust)
+    held = stored(folder) if folder.is_dir() else {}
+    complete.check_dtypes(folder, held)
+    kernel = _plain_attention(config)
+    with _quiet(), foreign(folder, what="could not be loaded as a causal language model"):
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=trust,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below, all of them
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"The model {folder} could not be loaded: {_first_line(error)}") from error
+    complete.check_model(model, info, held, folder, composite=type(model.config) is not type(config))
+    check_causal(model, folder, positions=positions(config))
+    if kernel:
+        tell(f"{folder} asks for {kernel} attention; {model.config._attn_implementation} computes the same here.")
+    if complete.differing_head(model):
+        tell(
+            f"{folder}: config.json ties the output layer to the embeddings, but the weights hold a differing output "
+            "layer, which is used and kept. Set tie_word_embeddings to false, so that other programs use it too."
+        )
+    return model
+
+
+def _plain_attention(config: Any) -> str | None:
+    """Leave the choice of the attention kernel to transformers; the one the configuration asked for, if it is special."""
+    parts = {id(part): part for part in (config, config.get_text_config())}.values()
+    kernels = [part._attn_implementation for part in parts]
+    special = next((kernel for kernel in kernels if kernel is not None and kernel not in KERNELS), None)
+    if special is not None:
+        for part in parts:
+            part._attn_implementation = None
+    return special
 
 
 def _load_tokenizer(folder: Path, trust: bool) -> PreTrainedTokenizerBase:
-    try:
-        found: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        return found
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"The tokenizer in {folder} could not be loaded: {_first_line(error)}") from error
+    with foreign(_source(folder, "tokenizer"), what="could not be loaded"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    return tokenizer
 
 
-def _load_adapter(folder: Path, dtype: Dtype, trust: bool) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    from peft import PeftModel
+def _load_adapter(
+    folder: Path, dtype: Dtype, trust: bool, tell: Callable[[str], None]
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    from peft import PeftConfig, PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{folder} holds {ADAPTER_CONFIG} but no adapter_model.safetensors.")
-    base = resolve(adapter_base(folder))
-    model = _load_model(base, dtype, trust)
-    with _without_noise():
-        model = PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"{folder} holds {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}.")
+    settings = read_adapter_config(folder)
+    held = stored(folder)
+    base = base_folder(folder)
+    model = _load_model(base, dtype, trust, tell)
+    check_patterns(settings, [name for name, _ in model.named_modules()], folder / ADAPTER_CONFIG)
+    with without_noise(), foreign(folder, what=f"could not be put on its base model {base}"):
+        # PEFT trains no prompt that was loaded; its embeddings are ordinary parameters all the same.
+        prompt = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+        model = PeftModel.from_pretrained(model, folder, is_trainable=not prompt, use_safetensors=True)
+    if prompt:
+        for name, param in model.named_parameters():
+            param.requires_grad_(name.startswith("prompt_encoder."))
+    complete.check_adapter(model, held, folder, base)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     return model, _load_tokenizer(folder if has_tokenizer else base, trust)
 
 
 @contextmanager
-def _without_noise() -> Iterator[None]:
-    """PEFT asks transformers for a property by its old name: nothing a person could do about it."""
+def without_noise() -> Iterator[None]:
+    """PEFT asks transformers for a property by its old name, and warns of keys that are checked here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
         yield
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints a report of tensors that do not fit; they are in our error instead."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

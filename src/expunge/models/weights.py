@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from expunge.errors import ModelError
 from expunge.models.fingerprint import fingerprint
-from expunge.models.loading import Loaded, adapter_base, load, resolve
+from expunge.models.folders import base_folder
+from expunge.models.loading import Loaded, load
 
 Weights = dict[str, Tensor]
 
@@ -80,7 +81,7 @@ def _check_adapters(other: Loaded, loaded: Loaded) -> None:
     for folder in (other.folder, loaded.folder):
         if not (folder / "adapter_config.json").is_file():
             return  # a new adapter in memory: its shapes are compared
-    bases = [resolve(adapter_base(item.folder)) for item in (other, loaded)]
+    bases = [base_folder(item.folder) for item in (other, loaded)]
     if bases[0] != bases[1] and all(base.is_dir() for base in bases) and fingerprint(bases[0]) != fingerprint(bases[1]):
         raise ModelError(
             f"The adapters {other.folder} and {loaded.folder} stand on other bases: {bases[0]}, {bases[1]}."

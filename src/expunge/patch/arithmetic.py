@@ -10,9 +10,10 @@ from torch import Tensor
 from expunge import __version__
 from expunge.errors import ConfigurationError, PatchError
 from expunge.files import atomic_path
-from expunge.models.checkpoint import Stored, rewrite, stored, write_adapter
+from expunge.models.checkpoint import Stored, rewrite, stored
 from expunge.models.fingerprint import fingerprint, is_of
-from expunge.models.loading import adapter_base, is_adapter_folder, resolve
+from expunge.models.folders import adapter_base, is_adapter_folder, resolve
+from expunge.models.saving import write_adapter
 from expunge.models.sources import sources, weight_bytes
 from expunge.models.stamp import Stamp
 from expunge.outputs import reserved

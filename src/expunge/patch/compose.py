@@ -13,7 +13,7 @@ from expunge.errors import PatchError
 from expunge.files import atomic_path
 from expunge.models.checkpoint import DTYPES, stored
 from expunge.models.fingerprint import fingerprint, is_of
-from expunge.models.loading import resolve
+from expunge.models.folders import resolve
 from expunge.models.sources import sources
 from expunge.outputs import reserved
 from expunge.patch.format import FILE, Change, Manifest, Patch, Totals, finite, measure, shift, sparse_is_smaller, write

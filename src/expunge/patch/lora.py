@@ -12,8 +12,10 @@ from torch import Tensor
 
 from expunge.errors import PatchError
 from expunge.models.adapter_config import check_patterns, read_adapter_config
-from expunge.models.checkpoint import Stored, rewrite, save_model, stored, write_adapter
-from expunge.models.loading import ADAPTER_CONFIG, Loaded, load
+from expunge.models.checkpoint import Stored, rewrite, stored
+from expunge.models.folders import ADAPTER_CONFIG
+from expunge.models.loading import Loaded, load
+from expunge.models.saving import save_model, write_adapter
 from expunge.patch.format import Change, finite
 from expunge.reading import foreign
 

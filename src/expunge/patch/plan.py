@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from expunge.errors import ConfigurationError, ModelError
 from expunge.models.arithmetic import FLOATS, Edit, Product, Term, differ
 from expunge.models.checkpoint import DTYPES, Stored, read_file, stored
-from expunge.models.loading import adapter_base, is_adapter_folder, resolve
+from expunge.models.folders import adapter_base, is_adapter_folder, resolve
 from expunge.patch import lora
 from expunge.reading import foreign, read_object
 

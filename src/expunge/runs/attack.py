@@ -16,7 +16,7 @@ from expunge.evaluation.suites import Suite
 from expunge.files import write_json
 from expunge.models import Loaded, load
 from expunge.models.fingerprint import fingerprint, is_of
-from expunge.models.loading import resolve
+from expunge.models.folders import resolve
 from expunge.reporting import read_results, write_report
 from expunge.request import Paths
 from expunge.runs.checks import check_models

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from expunge.models.loading import is_adapter_folder, resolve
+from expunge.models.folders import is_adapter_folder, resolve
 from expunge.runs.record import read_evaluation
 
 

@@ -20,7 +20,7 @@ from expunge.files import atomic_path, write_json
 from expunge.methods import METHODS as METHOD_TABLE
 from expunge.methods import Context, TaskVector, method
 from expunge.models import Loaded, load
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.reporting import write_report
 from expunge.request import Example, Request
 from expunge.runs.finetune import Finetuning

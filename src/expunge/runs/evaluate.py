@@ -23,7 +23,7 @@ from expunge.evaluation.suites import (
 from expunge.evaluation.suites.suite import Scoring
 from expunge.files import write_json
 from expunge.models import load
-from expunge.models.loading import resolve
+from expunge.models.folders import resolve
 from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs.beside import beside_original

@@ -11,8 +11,8 @@ from expunge.data import Wording
 from expunge.data.corpus import chunk_note, chunks
 from expunge.files import atomic_path, write_json
 from expunge.models import load, new_adapter
-from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import check_unchanged
+from expunge.models.saving import save_model
 from expunge.request import Columns, Paths, check_columns, read_rows
 from expunge.runs import inputs
 from expunge.runs.outcome import check_outcome

@@ -6,7 +6,7 @@ from typing import Any
 from expunge import config
 from expunge.identity import HASH, Identity, digest
 from expunge.models.fingerprint import fingerprint
-from expunge.models.loading import resolve
+from expunge.models.folders import resolve
 from expunge.request import Columns, Paths, Source, read_rows
 
 FREE = {"checkpoint_every", "tolerance", "passes", "seconds", "rounds"}  # settings a run may go on with other values of

@@ -20,7 +20,7 @@ from expunge.methods import Method, name_of, tuned_on
 from expunge.methods import method as make_method
 from expunge.models import load
 from expunge.models.fingerprint import fingerprint
-from expunge.models.loading import resolve
+from expunge.models.folders import resolve
 from expunge.outputs import discard
 from expunge.reading import foreign, part, read_object, read_text
 from expunge.reporting import write_report

@@ -16,8 +16,8 @@ from expunge.files import atomic_path, write_json
 from expunge.methods import Context, Method, name_of
 from expunge.methods import method as make_method
 from expunge.models import Loaded, load, new_adapter
-from expunge.models.checkpoint import save_model
 from expunge.models.fingerprint import check_unchanged, fingerprint
+from expunge.models.saving import save_model
 from expunge.reporting import write_report
 from expunge.request import Columns, Paths, Request
 from expunge.runs import inputs
