@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from expunge.bounded import bounded
 from expunge.errors import ConfigurationError, RequestError
 from expunge.reading import foreign, read_text
 
@@ -25,6 +26,10 @@ MADE_UP = (
     'the tokenizer has no chat template: prompts are put as "Question: … Answer:". Choose one with --chat-template FILE, '
     "or say --chat-template none if the model knows this form"
 )
+
+
+SECONDS, MEMORY = 10, 8 << 30  # of one conversation's rendering, which usually takes a millisecond
+SPACE = 1 << 20  # characters a template may write beside a conversation's own
 
 
 @dataclass(frozen=True)
@@ -183,14 +188,22 @@ class Template:
         marked = [self.controls.sub(lambda match: marks[match.group()], text) for text in texts] if marks else texts
         return list(marked), {mark: token for token, mark in marks.items()}, next(unused)
 
-    def _render(self, turns: Iterable[Turn], where: str, *, answer: bool = False) -> str:
+    def _render(self, turns: Sequence[Turn], where: str, *, answer: bool = False) -> str:
         """The chat template's text of the turns; `answer`: with what a model's answer begins after."""
         day = date.fromisoformat(self.wording.date).strftime("%d %b %Y")
         messages = [{"role": role, "content": text} for role, text in turns]
         what = "cannot be written with the chat template (another can be given with --chat-template)"
         more: dict[str, Any] = {"add_generation_prompt": answer, "enable_thinking": False, "date_string": day}
-        with foreign(where, RequestError, what=what):
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, chat_template=self._dated, **more))
+        try:
+            with foreign(where, RequestError, what=what), bounded(SECONDS, MEMORY):
+                text = str(
+                    self.tokenizer.apply_chat_template(messages, tokenize=False, chat_template=self._dated, **more)
+                )
+        except MemoryError:
+            raise RequestError(f"{where} {what}: it takes more than {MEMORY >> 30} GiB of memory.") from None
+        if len(text) > SPACE + 100 * sum(len(content) for _, content in turns):
+            raise RequestError(f"{where} {what}: it writes {len(text)} characters.")
+        return text
 
     @cached_property
     def _dated(self) -> str:
