@@ -59,6 +59,12 @@ Settings = Annotated[
 ]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; --set goes over it.")]
 Lora = Annotated[int | None, typer.Option("--lora", min=1, help="Train a new LoRA adapter of this rank.")]
+LoraTargets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora-targets", help="A layer to adapt, such as q_proj; repeat for more. Default: every linear layer."
+    ),
+]
 MaxLength = Annotated[int, typer.Option("--max-length", help="Cap on prompt + response, in tokens.")]
 ChunkTokens = Annotated[
     int | None, typer.Option("--chunk-tokens", help="Longer running text is cut so; default: --max-length.")

@@ -30,6 +30,7 @@ def unlearn(
     ] = None,
     output: Annotated[Literal["model", "patch", "both"], typer.Option("--output", help="What to write.")] = "both",
     lora: options.Lora = None,
+    lora_targets: options.LoraTargets = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="Model retrained without the forget set, to compare with.")
     ] = None,
@@ -76,6 +77,7 @@ def unlearn(
             settings=settings,
             output=output,
             lora=lora,
+            lora_targets=lora_targets or (),
             reference=reference,
             evaluate_models=evaluate,
             tuned_on=tuned_on,

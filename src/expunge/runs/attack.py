@@ -104,7 +104,7 @@ def attack(
         scene: Scene | None = None
         try:
             listener.stage(f"loading the {role} model")
-            loaded = load(folder, **loading)
+            loaded = load(folder, **loading, note=listener.note)
             first = loaded if role == "original" else first
             scene = Scene(
                 loaded=loaded,

@@ -63,9 +63,11 @@ def attribute(
     cutting: dict[str, Any] = {"max_length": max_length, "chunk_tokens": chunk_tokens}
     request = in_chunks(request, model, **cutting, wording=wording, trust_remote_code=trust_remote_code)
     listener.stage("loading")
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
+    loaded = load(
+        model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording, note=listener.note
+    )
     if lora is not None:
-        loaded = new_adapter(loaded, lora, seed=seed)
+        loaded = new_adapter(loaded, lora, seed=seed, note=listener.note)
     encoder = loaded.encoder(max_length)
     for note in (*request.warnings, _cut(request, encoder)):
         if note:

@@ -160,7 +160,9 @@ def evaluate_model(
             found[role] = known
             continue
         listener.stage(f"evaluating the {role} model")
-        loaded = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
+        loaded = load(
+            folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording, note=listener.note
+        )
         weights[role] = loaded.fingerprint
         found[role] = evaluate(
             loaded,

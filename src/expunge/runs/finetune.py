@@ -52,7 +52,9 @@ def finetune(
     examples = rows.examples
     chosen = config.build(Finetuning, settings or {})
     listener.stage("loading")
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
+    loaded = load(
+        model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording, note=listener.note
+    )
     lengths = {"max_length": max_length, "chunk_tokens": chunk_tokens, "wording": wording.record()}
     asked = {
         **lengths,
@@ -63,7 +65,7 @@ def finetune(
     }
     identity = inputs.identity(chosen, loaded.fingerprint, {"training": rows.sources}, **asked)
     if lora is not None:
-        loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
+        loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed, note=listener.note)
     clock.lap("load")
     checkpoint = checkpoint_of(out, resume=resume)
     encoder = loaded.encoder(max_length)

@@ -82,7 +82,9 @@ def influence(
     if changes_adapter(model, None) is False:
         raise no_adapter("influence", str(model))
     listener.stage("loading")
-    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording)
+    loaded = load(
+        model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, wording=wording, note=listener.note
+    )
     learned_adapter(loaded, "influence")
     context = Context(loaded.encoder(max_length), progress=listener.step, chunk_tokens=chunk_tokens)
     asked = chunks(asked, context.encoder, chunk_tokens)

@@ -109,7 +109,7 @@ def unlearn(
     methods.check(chosen, request, adapter=changes_adapter(model, lora))
     listener.stage("loading")
     board.add_reference(reference, options)
-    loaded = load(model, **options)
+    loaded = load(model, **options, note=listener.note)
     _check_output(loaded, output)
     asked = {**cutting, "wording": wording.record(), "dtype": dtype, "lora": lora, "lora_targets": sorted(lora_targets)}
     asked |= {"columns": dict(columns)} if columns else {}
@@ -118,7 +118,7 @@ def unlearn(
     clock.lap("load")
     board.add("original", loaded)
     if lora is not None:
-        loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed)
+        loaded = new_adapter(loaded, lora, targets=tuple(lora_targets), seed=chosen.seed, note=listener.note)
     clock.lap("evaluate")
 
     checkpoint = checkpoint_of(out, resume=resume)
