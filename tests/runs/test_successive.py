@@ -155,3 +155,45 @@ def test_what_cannot_be(tiny_folder: Path, files: list[Path], done: Path, option
     results["successive"]["points"][0]["requests"] = -1
     with pytest.raises(ConfigurationError, match=r"points\[0\].requests must be a whole number"):
         render_report(results)
+
+
+def test_a_finished_series_takes_another_request(
+    tiny_folder: Path, files: list[Path], options: dict, request_files: tuple[Path, Path], tmp_path: Path, monkeypatch
+) -> None:
+    """The third request was in the retain set until now; the first two steps are kept, everything is measured again."""
+    from tests.conftest import RETAIN
+
+    third, rest, out = tmp_path / "3.jsonl", tmp_path / "rest.jsonl", tmp_path / "run"
+    third.write_text(json.dumps(RETAIN[0]) + "\n")
+    rest.write_text("".join(json.dumps(row) + "\n" for row in RETAIN[1:]))
+    successive(tiny_folder, files, out=out, **options)
+    before = [fingerprint(out / step / "model") for step in ("1", "2")]
+    with pytest.raises(ConfigurationError, match="holds 2 requests"):
+        successive(tiny_folder, files, out=out, resume=True, **options)
+    with pytest.raises(ConfigurationError, match="What differs: forget data"):
+        successive(tiny_folder, [third, files[1], files[0]], out=out, resume=True, **options | {"retain": rest})
+    shutil.rmtree(out.with_name("run.parts"))
+    called = []
+    module = sys.modules["expunge.runs.successive"]
+    monkeypatch.setattr(module, "unlearn", lambda *a, **k: (called.append(k["out"].name), runs.unlearn(*a, **k))[1])
+    results = successive(tiny_folder, [*files, third], out=out, resume=True, **options | {"retain": rest})
+    assert called == ["3"]
+    assert [fingerprint(out / step / "model") for step in ("1", "2")] == before
+    assert fingerprint(out / "3" / "model") == by_hand(out / "2" / "model", [third], rest, tmp_path / "hand")
+    assert [point["requests"] for point in results["successive"]["points"]] == [0, 1, 2, 3]
+    each = {
+        (point["request"], point["after"]): (point["value"], point["original"])
+        for point in results["successive"]["requests"]
+        if point["metric"] == "probability"
+    }
+    assert sorted(each) == [(1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]
+    for (request, after), (value, original) in each.items():
+        suite = Suite("x", {"forget": read_examples([*files, third][request - 1])})
+        for folder, expected in ((out / str(after), value), (tiny_folder, original)):
+            measured = evaluate(load(folder), suite, generate=False).metrics["forget.probability"]
+            assert measured == pytest.approx(expected, rel=1e-6)
+    page = (out / "report.html").read_text()
+    assert "Each request by itself" in page
+    assert page.count('<th scope="col">After ') == 3
+    assert all(run["against"]["original"] for run in results["runs"] if run["model"] == "unlearned")
+    assert not out.with_name("run.parts").exists()

@@ -29,7 +29,10 @@ def section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     points = found["points"]
     keys = _keys(points)
+    after = [point["requests"] for point in points if point["requests"]]
     return {
+        "after": after,
+        "each": _each(found.get("requests") or [], after),
         "text": WORDS[found["kind"]],
         "figure": Markup(svg) if (svg := curve(points, keys)) else None,
         "heads": [f"{describe(key).label} {describe(key).arrow}".strip() for key in keys],
@@ -38,6 +41,17 @@ def section(results: Mapping[str, Any]) -> dict[str, Any] | None:
             for point in points
         ],
     }
+
+
+def _each(rows: Sequence[Mapping[str, Any]], after: Sequence[int]) -> list[tuple[int, str, list[str]]]:
+    """Each request with the original's extraction strength and that after each step; "–" before it was asked for."""
+    of_metric = [row for row in rows if row["metric"] == "extraction_strength"]
+    original = {row["request"]: number(row["original"]) for row in of_metric}
+    values = {(row["request"], row["after"]): number(row["value"]) for row in of_metric}
+    return [
+        (request, first, [values.get((request, step), "–") for step in after])
+        for request, first in sorted(original.items())
+    ]
 
 
 def _keys(points: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -74,6 +74,17 @@ def _check_successive(found: Any, where: str) -> None:
             _expect(_number_or_none(value), f"{place}.metrics.{key}", "must be a number or null", value)
         for key, value in point["intervals"].items():
             _expect(_interval(value), f"{place}.intervals.{key}", "must be a pair of numbers", value)
+    each = found.get("requests") or []
+    _expect(_objects(each), f"{where}.requests", "must be a list of objects", each)
+    for index, row in enumerate(each):
+        place = f"{where}.requests[{index}]"
+        for name in ("request", "after"):
+            _expect(_whole(row.get(name)), f"{place}.{name}", "must be a whole number", row.get(name))
+        _expect(isinstance(row.get("metric"), str), f"{place}.metric", "must be a text", row.get("metric"))
+        for name in ("value", "original"):
+            _expect(
+                name in row and _number_or_none(row[name]), f"{place}.{name}", "must be a number or null", row.get(name)
+            )
 
 
 def _check_run(run: Any, where: str) -> None:

@@ -19,11 +19,15 @@ MODELS = {"model", "original", "reference", "source"}  # parameters that name a 
 
 @dataclass(frozen=True)
 class Output:
-    """What a run writes: its path, the files beside it, and whether it changes a file that exists (see `reserved`)."""
+    """What a run writes: its path, the files beside it, and whether it changes a file that exists (see `reserved`).
+
+    continues: it takes the place of what is there without being asked to overwrite, since it holds all of it.
+    """
 
     path: Path
     beside: tuple[Path, ...] = ()
     update: bool = False
+    continues: bool = False
 
 
 def at_out(asked: Arguments) -> Output:
@@ -68,7 +72,7 @@ def writes(
                 output.path,
                 inputs=list(_read(asked, inputs, weights_only=not folder)),
                 folder=folder,
-                overwrite=asked["overwrite"],
+                overwrite=asked["overwrite"] or output.continues,
                 beside=output.beside,
                 update=output.update,
                 room=copies(asked) * weight_bytes(asked["model"]) if copies is not None else 0,

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from expunge.reading import foreign, part, read_object, read_text
 from expunge.reporting import write_report
 from expunge.request import Columns, Example, Paths, Request, paths_of, read_examples, read_rows
 from expunge.runs import inputs
-from expunge.runs.output import writes
+from expunge.runs.output import Output, writes
 from expunge.runs.record import (
     Clock,
     Listener,
@@ -41,6 +41,7 @@ from expunge.runs.texts import in_chunks
 from expunge.runs.unlearn import unlearn
 from expunge.training import checkpoint
 
+EACH = ("extraction_strength", "probability")  # what is said of each request after each step
 Kind = Literal["sustainability", "scalability"]
 SPLIT = re.compile(r" \((chunk|turn) \d+\)")  # what a part of an example adds to where it is from
 CURVE = (  # what the curve shows, where it was measured
@@ -67,6 +68,7 @@ class _Plan:
     kept: inputs.Inputs  # the retain and holdout files as they were when the run began
     sizes: Mapping[str, Any]  # max_length, chunk_tokens
     max_new_tokens: int
+    finished: int = 0  # steps of an earlier run that this one adds to
     options: Mapping[str, Any] = field(default_factory=dict)  # dtype, device, trust_remote_code
 
     def so_far(self, step: int) -> tuple[Example, ...]:
@@ -109,7 +111,32 @@ class _Plan:
         return replace(suite, sets=sets, silent=(*suite.silent, *each))
 
 
-@writes("model", "forget", "retain", "holdout", "reference", folder=True, copies=lambda asked: len(asked["forget"]))
+@dataclass(frozen=True)
+class RequestPoint:
+    """What a model remembers of request `request` after `after` requests, beside the first original model."""
+
+    request: int
+    after: int
+    metric: str
+    value: float
+    original: float
+
+
+def _is_series(out: Path) -> bool:
+    """Whether `out` is a finished run of `successive`."""
+    record = out / "run.json"
+    return record.is_file() and read_object(record, ConfigurationError).get("command") == "successive"
+
+
+def _where(asked: Mapping[str, Any]) -> Output:
+    out = Path(asked["out"])
+    return Output(out, continues=bool(asked["resume"]) and _is_series(out))
+
+
+@writes(
+    "model", "forget", "retain", "holdout", "reference", folder=True, where=_where,
+    copies=lambda asked: len(asked["forget"]),
+)  # fmt: skip
 def successive(
     model: Path | str,
     forget: Sequence[Paths],
@@ -148,16 +175,23 @@ def successive(
 
     `out` becomes a folder with a run folder for each step (1/, 2/, ...), results.json, which has the curve under
     `successive`, report.html and run.json, all at once; until then the finished steps lie in `<out>.parts`, where `resume`
-    finds them. Raises ConfigurationError for fewer than two files, or if the steps to resume were made otherwise.
+    finds them. A finished `out` grows with `resume`: name its requests in the same order, then further ones; its steps
+    are kept, whatever retain set the new ones come with, and every request is measured again. `successive.requests` of
+    the results has each request's extraction strength and probability after each step, beside the first original's.
+    Raises ConfigurationError for fewer than two files, or if the steps to resume were made otherwise.
     """
     out, listener, clock = Path(out), listener or Listener(), Clock()
     if len(forget) < 2:
         raise ConfigurationError("Successive requests: give --forget at least twice, one file a request.")
     parts = out.with_name(out.name + ".parts")
+    finished = _finished(out, len(forget)) if resume and _is_series(out) else 0
     if not resume:
         discard(parts)
     parts.mkdir(exist_ok=True)
     mark(parts, everything=True)
+    for step in range(1, finished + 1):
+        if not (parts / str(step)).is_dir():
+            shutil.copytree(out / str(step), parts / str(step), copy_function=_linked)
     read = [read_rows(paths, columns) for paths in forget]
     data = {f"forget {number}": rows.sources for number, rows in enumerate(read, start=1)}
     if columns or retain_includes_forget:
@@ -182,19 +216,22 @@ def successive(
         reference=reference,
         limit=limit,
         kept=inputs.read(retain=retain, holdout=holdout),
+        finished=finished,
         sizes={"max_length": max_length, "chunk_tokens": chunk_tokens},
         max_new_tokens=max_new_tokens,
         options={"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code, "wording": wording},
     )
     runs, points = _controls(plan, listener)
+    requests: list[dict[str, Any]] = []
     for step in range(1, len(forget) + 1):
-        run, point = _step(plan, step, runs, resume=resume, listener=listener)
+        run, point, each = _step(plan, step, runs, resume=resume, listener=listener)
         runs.append(run)
         points.append(point)
+        requests += [asdict(point) for point in each]
     clock.lap("all steps")
     name = name_of(plan.chosen)
     title = {"sustainability": "One request after another", "scalability": "Ever larger requests"}[kind]
-    more: dict[str, Any] = {"successive": {"kind": kind, "points": points}}
+    more: dict[str, Any] = {"successive": {"kind": kind, "points": points, "requests": requests}}
     more |= {"tuned_on": sorted(plan.marks)} if plan.marks else {}
     results = results_of(f"{title}: {name}", plan.measured_on(1).name, runs, **more)
     record = run_record(
@@ -204,7 +241,7 @@ def successive(
         data={**data, **plan.kept},
     )
     listener.stage(f"writing {out}")
-    with atomic_path(out, overwrite=overwrite) as folder:
+    with atomic_path(out, overwrite=overwrite or finished > 0) as folder:
         folder.mkdir()
         for step in range(1, len(forget) + 1):
             shutil.copytree(parts / str(step), folder / str(step), copy_function=_linked)
@@ -231,8 +268,8 @@ def _controls(plan: _Plan, listener: Listener) -> tuple[list[dict[str, Any]], li
 
 def _step(
     plan: _Plan, step: int, before: Sequence[dict[str, Any]], *, resume: bool, listener: Listener
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Unlearn the step's request, or take it from an earlier run; measure the model it gives."""
+) -> tuple[dict[str, Any], dict[str, Any], list[RequestPoint]]:
+    """Unlearn the step's request, or take it from an earlier run; measure the model it gives, on each request too."""
     target, total = plan.parts / str(step), len(plan.requests)
     start = plan.model
     if plan.kind == "sustainability" and step > 1:
@@ -251,14 +288,15 @@ def _step(
         )  # fmt: skip
         _check_same(plan, target, start, asked)  # no file was replaced since the first step
         (plan.parts / f"{step}.json").unlink(missing_ok=True)  # of another model
-    controls = _comparable(plan, step, before)
     role, suite = f"{step}", plan.measured_on(step)
+    controls = _comparable(plan, step, suite, before, listener)
     evaluation = _measured(plan, role, target, suite, controls.get("retrained"), listener)
     seconds = _record(target, "seconds").get("unlearn", 0.0)
     settings = {**config.to_dict(plan.chosen), "requests": step}
     run = result(name_of(plan.chosen), "unlearned", evaluation, controls=controls, settings=settings, seconds=seconds)
     label = f"{step} request{'s' if step > 1 else ''}"
-    return run, _point(step, len(plan.so_far(step)), label, evaluation, seconds)
+    point = _point(step, len(plan.so_far(step)), label, evaluation, seconds)
+    return run, point, _each(step, evaluation, controls["original"])
 
 
 def _rewritten(path: Path, examples: Sequence[Example]) -> Path | None:
@@ -269,10 +307,33 @@ def _rewritten(path: Path, examples: Sequence[Example]) -> Path | None:
     return path if lines else None
 
 
-def _comparable(plan: _Plan, step: int, before: Sequence[dict[str, Any]]) -> dict[str, Evaluation]:
-    """The controls' evaluations, where they were asked the same as this step's model."""
+def _each(step: int, evaluation: Evaluation, original: Evaluation) -> list[RequestPoint]:
+    """What is remembered of each request so far, and what the first original knew of it."""
+    keys = [(number, f"request_{number}.{name}") for number in range(1, step + 1) for name in EACH]
+    return [
+        RequestPoint(number, step, key.partition(".")[2], evaluation.metrics[key], original.metrics[key])
+        for number, key in keys
+        if key in evaluation.metrics and key in original.metrics
+    ]
+
+
+def _finished(out: Path, requests: int) -> int:
+    """How many steps the finished run `out` has. Raises ConfigurationError if there are no requests besides theirs."""
+    finished = sum(1 for item in out.iterdir() if item.is_dir() and item.name.isdigit())
+    if requests <= finished:
+        raise ConfigurationError(
+            f"{out} is finished and holds {finished} requests. To add one, give those in the same order, each with "
+            f"--forget, and then the new one: {finished + 1} in all; {requests} are given."
+        )
+    return finished
+
+
+def _comparable(
+    plan: _Plan, step: int, suite: Suite, before: Sequence[dict[str, Any]], listener: Listener
+) -> dict[str, Evaluation]:
+    """The evaluations of the controls that were asked the same as this step's model: always the first original's."""
     if plan.suite is None and step < len(plan.requests):
-        return {}
+        return {"original": _measured(plan, f"original_{step}", plan.model, suite, None, listener)}
     return {run["model"]: Evaluation.from_dict(run) for run in before if run["model"] != "unlearned"}
 
 
@@ -312,6 +373,10 @@ def _sealed(evaluation: Any) -> str:
 def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
     """Refuse to go on from a step that was made with other settings, other data or from another model."""
     data = {**inputs.read(forget=asked, train=getattr(plan.chosen, "train", None)), **plan.kept}
+    known = _record(target, "identity")
+    if target.name.isdigit() and int(target.name) <= plan.finished:  # what must stay may be less by now
+        data = {name: files for name, files in data.items() if name not in ("retain", "holdout")}
+        known = {name: fact for name, fact in known.items() if name not in ("retain data", "holdout data")}
     options = {
         **plan.sizes,
         "wording": plan.options["wording"].record(),
@@ -321,7 +386,7 @@ def _check_same(plan: _Plan, target: Path, start: Path, asked: Path) -> None:
     }
     weights = fingerprint(start) if start.is_dir() else None
     wanted = inputs.identity(plan.chosen, weights, data, **options)
-    wanted.check(_record(target, "identity"), target)
+    wanted.check(known, target)
 
 
 def _record(target: Path, name: str) -> dict[str, Any]:
