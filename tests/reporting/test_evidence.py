@@ -215,6 +215,37 @@ def test_what_is_left_is_seldom_said_to_be_little(n: int, kind: str) -> None:
     assert np.mean(claimed) <= slack(0.06, count)
 
 
+@pytest.mark.parametrize("n", [3, 8, 30])
+@pytest.mark.parametrize(("share", "spread"), [(1.0, 0.02), (0.3, 0.1), (0.1, 0.05)])
+def test_simulated_requests_are_seldom_cleared_of_what_is_left(n: int, share: float, spread: float) -> None:
+    """Whole verdicts on models that keep all, 30 % and 10 % (the line itself) of what they knew of each request."""
+    rng, count, cleared = np.random.default_rng(n), 250, 0
+    for _ in range(count):
+        known = rng.uniform(0.7, 0.9, n)
+        own = np.clip(known * share + rng.normal(0, spread, n), 0, 1)
+        logprob = -0.3 + rng.normal(0, 0.05, (n, 16))
+        runs = []
+        for model, strength, moved in (("original", known, 0.0), ("unlearned", own, math.log(share))):
+            tokens = logprob + moved + rng.normal(0, 0.3, logprob.shape)
+            rows = [
+                {
+                    "id": i,
+                    "prompt": "p",
+                    "response": "r",
+                    "extraction_strength": float(value),
+                    "token_logprob": list(line),
+                }
+                for i, (value, line) in enumerate(zip(strength, tokens.tolist(), strict=True))
+            ]
+            metrics = {"forget.extraction_strength": float(strength.mean())}
+            runs.append({"model": model, "method": model, "metrics": metrics, "examples": {"forget": rows}})
+        (verdict,) = verdicts(leaderboard({"runs": runs}))
+        cleared += claim(verdict, "recites").level == "good"
+        if share == 1.0:
+            assert claim(verdict, "recites").level in ("failed", "unknown")
+    assert cleared / count <= slack(ALPHA, count)
+
+
 def test_shares_have_exact_intervals_within_0_and_1() -> None:
     for right, n in ((0, 3), (3, 3), (2, 3), (17, 40)):
         values = np.repeat([1.0, 0.0], [right, n - right])

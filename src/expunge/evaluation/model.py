@@ -273,7 +273,7 @@ def _summarise(
         summary |= corrections(measured["forget"], measured["replacement"])
     parts = utility_parts(suite, measured)
     if generated and parts:
-        summary["model_utility"] = model_utility(parts, summary, draws)
+        summary["model_utility"] = model_utility(parts, summary, draws, measured)
         names = ", ".join(f"{name}.{metric}" for name, metric in parts)
         notes.append(f"model_utility is the harmonic mean of {names}")
     elif not suite.writings:

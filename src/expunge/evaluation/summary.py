@@ -10,6 +10,7 @@ from expunge.evaluation.metrics import correction, membership, neighbours, quali
 from expunge.evaluation.statistics import Interval
 from expunge.evaluation.suites import Suite
 
+LEAST = 6  # examples below which no interval of a mean is known
 OF_NEIGHBOURS = ("extraction_strength", "probability", "rouge_l")
 Summary = dict[str, tuple[float, Interval]]  # metric: value, 95 % interval
 
@@ -64,12 +65,19 @@ def utility_parts(suite: Suite, measured: Mapping[str, Measured]) -> list[tuple[
 
 
 def model_utility(
-    parts: Sequence[tuple[str, str]], summary: Summary, draws: Mapping[str, Mapping[str, np.ndarray]]
+    parts: Sequence[tuple[str, str]],
+    summary: Summary,
+    draws: Mapping[str, Mapping[str, np.ndarray]],
+    measured: Mapping[str, Measured],
 ) -> tuple[float, Interval]:
-    """Harmonic mean of the parts; the interval resamples each set's examples once for all of its parts."""
+    """Harmonic mean of the parts; the interval resamples each set's examples once for all of its parts.
+
+    It is all of [0, 1] where a set has fewer than 6 examples, whose resamples know nothing.
+    """
+    few = min(np.isfinite(measured[name].columns[metric]).sum() for name, metric in parts) < LEAST
     value = quality.model_utility([summary[f"{name}.{metric}"][0] for name, metric in parts])
     resampled = np.stack([draws[name][metric] for name, metric in parts], axis=1)  # [B, parts]
-    return value, statistics.interval(quality.harmonic_mean(resampled))
+    return value, (0.0, 1.0) if few else statistics.interval(quality.harmonic_mean(resampled))
 
 
 def near(forget: Measured, retain: Measured) -> tuple[Summary, str | None]:
@@ -117,7 +125,9 @@ def membership_attacks(
         value, fewer = membership.auc(one, two), min(len(one), len(two))
         exact = statistics.auc_interval(value, len(one), len(two)) if fewer < statistics.FEW else None
         summary[f"mia.{name}.auc"] = value, exact or statistics.interval(auc)
-        summary[f"mia.{name}.tpr_at_1_fpr"] = membership.tpr_at_fpr(one, two), statistics.interval(tpr)
+        rate = membership.tpr_at_fpr(one, two)
+        share = statistics.share_interval(round(rate * len(one)), len(one)) if fewer < statistics.FEW else None
+        summary[f"mia.{name}.tpr_at_1_fpr"] = rate, share or statistics.interval(tpr)
     return summary
 
 

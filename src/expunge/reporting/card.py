@@ -69,7 +69,7 @@ def model_card(results: dict[str, Any], method: str | None = None) -> str:
         NOTE,
         *(["### Under attack", attack_table(mine, beside)] if mine else []),
         "### What this does not show",
-        listed(limits(mine)),
+        listed(limits(mine, [verdict])),
         "### How it was made",
         "\n".join(f"- {safe(name)}: {code(value)}" for name, value in _made(results, row.runs[0])),
     ]

@@ -56,7 +56,7 @@ def render_report(results: dict[str, Any]) -> str:
         winner=best(given) if len(given) > 1 else None,
         claim_titles=TITLES,
         alarms=alarms(rows),
-        limits=sections.limits(found),
+        limits=sections.limits(found, given),
         rows=rows,
         columns=[describe(key) for key in columns(rows)],
         distance=[describe(key).label for key in DISTANCE],

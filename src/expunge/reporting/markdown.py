@@ -29,7 +29,7 @@ def render_markdown(results: dict[str, Any]) -> str:
         parts.append(at_a_glance(given))
     for verdict in given:
         parts += [f"## {safe(verdict.row.label)}: {safe(verdict.word.lower())}", evidence(verdict)]
-    parts += ["## What this does not show", listed(limits(found))]
+    parts += ["## What this does not show", listed(limits(found, given))]
     gaps = [(f"{what}.", why) for what, why in missing(results, rows)]
     gaps += [("Note.", text) for text in map(worded, results.get("warnings") or [])]
     if gaps:

@@ -13,6 +13,7 @@ from expunge.reporting.claims import TITLES
 from expunge.reporting.heat import heat
 from expunge.reporting.metrics import describe
 from expunge.reporting.results import Cell, Row
+from expunge.reporting.verdict import Verdict
 
 RELEARNED = "The retrained model learns the data anew; an unlearned one that climbs faster had kept it."
 ROUNDED = "Where bars rise with fewer bits, the change was too small to survive rounding."
@@ -54,20 +55,22 @@ class AttackTable:
     worst: tuple[tuple[str, tuple[dict[str, Any], ...]], ...]
 
 
-def limits(found: Sequence[Attack]) -> list[tuple[str, str]]:
+def limits(found: Sequence[Attack], given: Sequence[Verdict]) -> list[tuple[str, str]]:
     """(what, why) of what the verdicts leave open: each claim's, the attacks not tried, and what no test shows."""
-    given = [(f"“{claim}”:", why) for name, (claim, why) in TITLES.items() if found or name != "attacks"]
+    made = {claim.name for verdict in given for claim in verdict.claims} or set(TITLES) - {"corrected"}
+    shown = made if found else made - {"attacks"}
+    open_points = [(f"“{claim}”:", why) for name, (claim, why) in TITLES.items() if name in shown]
     tried = {attack.kind for attack in found}
     untried = [title.lower() for kind, (title, _) in KINDS.items() if kind not in tried]
     if not tried:
-        given.append((
+        open_points.append((
             "Attacks.",
             "No attack was tried. Someone who trains the model a little further, stores it in fewer bits, samples many "
             "answers or starts the answer for it may bring back what seems forgotten; unlearned models often fail here.",
         ))  # fmt: skip
     elif untried:
-        given.append(("Attacks not tried:", f"{', '.join(untried)}."))
-    return [*given, *GENERAL]
+        open_points.append(("Attacks not tried:", f"{', '.join(untried)}."))
+    return [*open_points, *GENERAL]
 
 
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:

@@ -312,3 +312,21 @@ def test_few_shot_takes_as_many_as_fit_and_says_so(scene) -> None:
     found = run("jailbreak", small("jailbreak"), none)
     assert any("tokens: left out" in note for note in found["notes"])
     assert [point["label"] for point in found["points"]] == ["as it is"]
+
+
+def test_english_templates_around_other_languages_are_noted() -> None:
+    from types import SimpleNamespace
+
+    from expunge.evaluation.attacks.jailbreak import TEMPLATES
+    from expunge.evaluation.attacks.prompts import note_foreign
+
+    rows = (
+        Example(prompt="佐藤花子はどこで生まれましたか？", response="京都市です。"),
+        Example(prompt="Where does Ada live?", response="In Tarn."),
+        Example(prompt="", response="走れメロス"),
+    )
+    scene, found = SimpleNamespace(sets={"forget": rows}), SimpleNamespace(notes=[])
+    note_foreign(scene, found, tuple(TEMPLATES.values()), TEMPLATES.values())  # type: ignore[arg-type]
+    assert found.notes[0].startswith("1 of 2 forget examples are not in English")
+    note_foreign(scene, found, ("質問: {prompt}",), TEMPLATES.values())  # type: ignore[arg-type]
+    assert len(found.notes) == 1

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from expunge import config
 from expunge.config import Positive
-from expunge.evaluation.attacks.prompts import ask, check_templates, framed
+from expunge.evaluation.attacks.prompts import ask, check_templates, framed, note_foreign
 from expunge.evaluation.attacks.scene import Found, Scene
 
 TEMPLATES = {
@@ -42,6 +42,7 @@ class Jailbreak:
         check_templates(self.templates, "jailbreak")
 
     def __call__(self, scene: Scene, found: Found) -> None:
+        note_foreign(scene, found, self.templates, TEMPLATES.values())
         names = {template: name for name, template in TEMPLATES.items()}
         ways = {
             names.get(text, f"template {number}"): framed(text) for number, text in enumerate(self.templates, start=1)

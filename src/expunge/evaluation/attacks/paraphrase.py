@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from expunge import config
 from expunge.config import Positive
-from expunge.evaluation.attacks.prompts import Way, ask, check_templates, framed
+from expunge.evaluation.attacks.prompts import Way, ask, check_templates, framed, note_foreign
 from expunge.evaluation.attacks.scene import Found, Scene
 from expunge.request import Example
 
@@ -36,6 +36,7 @@ class Paraphrase:
         check_templates(self.templates, "paraphrase")
 
     def __call__(self, scene: Scene, found: Found) -> None:
+        note_foreign(scene, found, self.templates, TEMPLATES)
         ways: dict[str, Way] = {"the data's paraphrase": _given}
         ask(scene, found, ways | {_short(template): framed(template) for template in self.templates})
 

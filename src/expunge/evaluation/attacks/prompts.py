@@ -1,6 +1,6 @@
 """What attacks by prompt share: the same questions put in other ways, one point a way, and the worst of all of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks.scene import KEPT, Found, Scene
 from expunge.evaluation.measure import Measured
 from expunge.evaluation.measure import Plan as SetPlan
+from expunge.evaluation.metrics.languages import language
 from expunge.request import Example
 
 Way = Callable[[Example], Example | None]  # the example as it is put this way; None: it cannot be
@@ -28,6 +29,17 @@ def check_templates(templates: Sequence[str], who: str) -> None:
             raise ConfigurationError(
                 f'{who}: the template {template!r} has no place for the question: write "{{prompt}}".'
             )
+
+
+def note_foreign(scene: Scene, found: Found, templates: Sequence[str], known: Iterable[str]) -> None:
+    """Note how many forget examples are in another language than this attack's own English templates around them."""
+    asked = [example for example in scene.sets["forget"] if not example.is_text]
+    other = sum(language(f"{example.prompt} {example.response}") != "en" for example in asked)
+    if other and set(templates) & set(known):
+        found.notes.append(
+            f"{other} of {len(asked)} forget examples are not in English, and the templates are: such an attack is weaker. "
+            "Give templates in their language"
+        )
 
 
 def ask(scene: Scene, found: Found, ways: Mapping[str, Way]) -> None:
