@@ -15,6 +15,7 @@ from expunge.models.checkpoint import stored
 from expunge.models.folders import is_hub_name
 from expunge.models.loading import positions
 from expunge.models.saving import save_model
+from expunge.patch.edit import edit
 
 SIZES = {
     "vocab_size": 408, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -151,3 +152,20 @@ def test_the_vision_part_of_a_folder_stays_bit_by_bit(tiny_folder, tmp_path) -> 
     assert set(before) == set(after)
     for name in before:
         assert torch.equal(before[name].read(), after[name].read()) == ("visual" in name), name
+
+
+def test_an_edit_of_a_differing_head_that_the_configuration_calls_tied(tiny_folder, tmp_path) -> None:
+    folders = [tmp_path / name for name in ("base", "plus", "minus")]
+    heads, inputs = [], []
+    for seed, folder in enumerate(folders):
+        shutil.copytree(tiny_folder, folder)
+        torch.manual_seed(seed)
+        change(folder, lambda held: {name: value + torch.randn_like(value) for name, value in held.items()})
+        change(folder, lambda held: held | {"lm_head.weight": torch.randn_like(held["model.embed_tokens.weight"])})
+        held = load_file(folder / "model.safetensors")
+        heads.append(held["lm_head.weight"])
+        inputs.append(held["model.embed_tokens.weight"])
+    edit(folders[0], plus=folders[1], minus=folders[2], scale=0.5, out=tmp_path / "out")
+    out = load_file(tmp_path / "out" / "model.safetensors")
+    torch.testing.assert_close(out["lm_head.weight"], heads[0] + 0.5 * (heads[1] - heads[2]))
+    torch.testing.assert_close(out["model.embed_tokens.weight"], inputs[0] + 0.5 * (inputs[1] - inputs[2]))

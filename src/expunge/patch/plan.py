@@ -48,7 +48,10 @@ class _Model:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether the output layer is the embeddings."""
+        """Whether the output layer is the embeddings: the files decide where they hold both, else the configuration."""
+        ends = [[item for name, item in self.held.items() if end.search(name)] for end in (INPUT, OUTPUT)]
+        if all(len(items) == 1 for items in ends) and not _same(ends[0][0], ends[1][0]):
+            return False
         for part in (self.config, self.config.get("text_config") or {}):
             if isinstance(part, dict) and "tie_word_embeddings" in part:
                 return bool(part["tie_word_embeddings"])
@@ -65,6 +68,12 @@ class _Model:
         if OUTPUT.search(name) and len(inputs) == 1 and self.tied:
             return held[inputs[0]]
         return held.get(name)
+
+
+def _same(first: Stored, second: Stored) -> bool:
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    return all(ours == theirs for ours, theirs in zip(first.chunks(), second.chunks(), strict=True))
 
 
 def plan(base: Path | str, plus: Path | str | None, minus: Path | str | None, weights: Path | str | None) -> Plan:
