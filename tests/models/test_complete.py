@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
@@ -169,3 +170,17 @@ def test_an_edit_of_a_differing_head_that_the_configuration_calls_tied(tiny_fold
     out = load_file(tmp_path / "out" / "model.safetensors")
     torch.testing.assert_close(out["lm_head.weight"], heads[0] + 0.5 * (heads[1] - heads[2]))
     torch.testing.assert_close(out["model.embed_tokens.weight"], inputs[0] + 0.5 * (inputs[1] - inputs[2]))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+def test_prompt_adapters_load_from_folders_and_can_be_trained(tiny_folder, tmp_path, kind) -> None:
+    settings = getattr(peft, kind)(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    made = peft.get_peft_model(load(tiny_folder).model, settings).eval()
+    made.peft_config["default"].base_model_name_or_path = str(tiny_folder)
+    made.save_pretrained(tmp_path / "a")
+    loaded = load(tmp_path / "a")
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(loaded.model(ids).logits, made(ids).logits)
+    trained = [name for name, param in loaded.model.named_parameters() if param.requires_grad]
+    assert trained == ["prompt_encoder.default.embedding.weight"]
