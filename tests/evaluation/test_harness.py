@@ -114,3 +114,18 @@ def test_the_real_harness_on_a_task_of_ones_own(tiny: Loaded, tmp_path: Path) ->
     )
     result = evaluate(tiny, harness(["own"], folder=tmp_path))
     assert result.metrics["own.acc"] == 0.5  # the same option every time, right half of the time
+
+
+def test_intervals_of_accuracies_stay_within_0_and_1() -> None:
+    from scipy.stats import binomtest
+
+    from expunge.evaluation.harness import _metrics
+
+    error = (2 / 3 * 1 / 3 / 2) ** 0.5  # of 2 right among 3, as lm-eval gives it
+    values = {"acc,none": 2 / 3, "acc_stderr,none": error, "acc_norm,none": 1.0, "acc_norm_stderr,none": 0.0}
+    found, _ = _metrics({"task": values, "group": {"acc,none": 0.66, "acc_stderr,none": 0.33}}, {"task": 3})
+    exact = binomtest(2, 3).proportion_ci()
+    assert found["task.acc"][1] == pytest.approx((exact.low, exact.high))
+    assert found["task.acc_norm"][1] == pytest.approx((0.025 ** (1 / 3), 1))
+    low, high = found["group.acc"][1]  # ± 1.96 standard errors would reach from .01 to 1.3
+    assert 0 <= low < 0.66 < high <= 1

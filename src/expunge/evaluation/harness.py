@@ -9,11 +9,12 @@ from typing import Any
 
 from expunge.errors import ConfigurationError
 from expunge.evaluation.records import evaluating
-from expunge.evaluation.statistics import Interval, share_interval
+from expunge.evaluation.statistics import Interval, auc_interval, share_interval
 from expunge.evaluation.suites.suite import Tasks
 from expunge.models import Loaded
 
 Z = 1.96  # of a 95 % interval from a standard error
+SHARES = ("acc", "exact_match", "em", "f1", "mc1", "mc2")  # how the names of measures between 0 and 1 begin
 
 
 def check_installed() -> None:
@@ -79,20 +80,27 @@ def _metrics(
             name = f"{task}.{metric}" + ("" if kept == "none" else f"_{kept.replace('-', '_')}")
             error = values.get(f"{metric}_stderr,{kept}")
             if isinstance(error, int | float):
-                summary[name] = float(value), _interval(float(value), float(error), samples.get(task))
+                share = metric.startswith(SHARES)
+                summary[name] = float(value), _interval(float(value), float(error), samples.get(task), share)
             else:
                 plain[name] = float(value)
     return summary, plain
 
 
-def _interval(value: float, error: float, n: int | None) -> Interval:
-    """The 95 % interval: of a share exact, from its n examples; of other numbers ± 1.96 standard errors.
+def _interval(value: float, error: float, n: int | None, share: bool) -> Interval:
+    """The 95 % interval: of zeros and ones exact, from their number n; of other numbers ± 1.96 standard errors.
 
-    A mean of zeros and ones is known by its standard error, √(v(1 − v)/(n − 1)).
+    A mean of zeros and ones is known by its standard error, √(v(1 − v)/(n − 1)). Of another `share`, as the mean of
+    several tasks' accuracies, it is Wilson's of v(1 − v)/error² examples where these would leave [0, 1], and all of
+    [0, 1] where the error is 0.
     """
     if n and 0 <= value <= 1 and math.isclose(error, math.sqrt(value * (1 - value) / max(1, n - 1)), abs_tol=1e-6):
         return share_interval(round(value * n), n)
-    return value - Z * error, value + Z * error
+    low, high = value - Z * error, value + Z * error
+    if share and 0 <= value <= 1 and (low < 0 or high > 1 or error == 0):
+        many = value * (1 - value) / error**2 if error > 0 else 0.0
+        return auc_interval(value, many, many) if many > 0 else (0.0, 1.0)
+    return low, high
 
 
 def _version() -> str:

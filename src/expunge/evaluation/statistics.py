@@ -87,7 +87,7 @@ def block_means(rows: Sequence[np.ndarray], size: int = BLOCK_TOKENS) -> np.ndar
     ])  # fmt: skip
 
 
-def auc_interval(auc: float, n: int, m: int, level: float = LEVEL) -> Interval:
+def auc_interval(auc: float, n: float, m: float, level: float = LEVEL) -> Interval:
     """A score interval of an AUC of n against m examples, within [0, 1] whatever the scores' distributions.
 
     All θ with |AUC − θ| ≤ z √(θ(1 − θ)/min(n, m)): no AUC varies more than that (Birnbaum and Klose 1957; Wilson's
