@@ -2,12 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from expunge import interrupts
+from expunge import __version__, interrupts
 from expunge.cli import (
     attack,
     attribute,
@@ -31,23 +33,52 @@ app = typer.Typer(
     name="expunge",
     help="Remove data from a trained language model, and show how well it worked.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(cls=Command)(demo.demo)
-app.command(cls=Command)(unlearn.unlearn)
-app.command(cls=Command)(successive.successive)
-app.command(cls=Command)(attribute.attribute)
-app.command(cls=Command)(finetune.finetune)
-app.command(cls=Command)(evaluate.evaluate)
-app.command(cls=Command)(attack.attack)
-app.command(cls=Command)(methods.methods)
-app.command(cls=Command)(metrics.metrics)
-app.command(cls=Command)(report.report)
-app.command(cls=Command)(convert.convert)
-app.command(cls=Command)(edit.edit)
-app.command(cls=Command)(influence.influence)
-app.add_typer(patch.app, name="patch")
+SETS = "--forget forget.jsonl --retain retain.jsonl"
+COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {  # by panel: the command, and an example of it
+    "Forget": (
+        (unlearn.unlearn, f"expunge unlearn --model MODEL {SETS} --method npo --out run"),
+        (successive.successive, "expunge successive --model MODEL --forget first.csv --forget second.csv --out run"),
+        (attribute.attribute, f"expunge attribute --model MODEL {SETS} --method wagle --out mask.safetensors"),
+    ),
+    "Show how well it worked": (
+        (evaluate.evaluate, f"expunge evaluate --model run {SETS} --original MODEL --out results.json"),
+        (attack.attack, f"expunge attack --model run {SETS} --original MODEL --kind relearn --out attacks.json"),
+        (influence.influence, f"expunge influence --model ADAPTER --probes probes.jsonl {SETS} --out influence.json"),
+        (report.report, "expunge report run/results.json attacks.json --out report.html"),
+    ),
+    "Make and change models": (
+        (finetune.finetune, "expunge finetune --model MODEL --data train.jsonl --set epochs=5 --out tuned"),
+        (convert.convert, "expunge convert model.gguf --out MODEL"),
+        (edit.edit, "expunge edit --base MODEL --plus TUNED --minus MODEL --scale -1 --out edited"),
+    ),
+    "Learn more": (
+        (demo.demo, "expunge demo --out demo"),
+        (methods.methods, "expunge methods ngdiff"),
+        (metrics.metrics, "expunge metrics forget.rouge_l"),
+    ),
+}
+for panel, commands in COMMANDS.items():
+    for command, example in commands:
+        app.command(cls=Command, rich_help_panel=panel, epilog=f"Example: {example}")(command)
+app.add_typer(patch.app, name="patch", rich_help_panel="Make and change models")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"expunge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave."),
+    ] = False,
+) -> None:
+    """Remove data from a trained language model, and show how well it worked."""
 
 
 def main() -> None:

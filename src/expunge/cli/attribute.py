@@ -1,6 +1,7 @@
 """`expunge attribute`"""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,7 @@ def _print(insight: dict[str, Any], kept: float, entries: int) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160
     if insight["kind"] == "density":
         console.print(f"{kept:,} of {entries:,} weights may change ({kept / entries:.2%}). In percent, by place:\n")

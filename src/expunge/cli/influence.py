@@ -1,6 +1,7 @@
 """`expunge influence`"""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +84,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 160
     predicted = any("predicted" in row for row in rows)
     names = ["probe", "answer", "loss", *(["predicted", "measured"] if predicted else [])]

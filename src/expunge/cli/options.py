@@ -10,17 +10,35 @@ from typer.core import TyperCommand
 READ = "JSONL, CSV, Parquet, .txt, or a folder of such; may be repeated"
 
 
+PANELS = {  # of --help; every other option is in the first
+    "Data": "--forget --retain --holdout --data --train --probes --columns --retain-includes-forget --targets "
+    "--chat-template --template-date --max-length --chunk-tokens --limit --tuned-on --leave-out-tuned --prefix-tokens --suite --split",
+    "Output": "--out --add-to --output --resume --overwrite --quiet --json",
+    "Machine": "--batch-size --dtype --device --trust-remote-code",
+}
+
+
 class Command(TyperCommand):
     """A command that refuses a second value for an option that takes one, and an empty value for any.
 
-    Without this the last value wins and the first is dropped without a word.
+    Without this the last value wins and the first is dropped without a word. Its help shows options by PANELS.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options: list[Any] = self.params
+        for param in options:
+            panel = next((panel for panel, names in PANELS.items() if param.opts[0] in names.split()), None)
+            if panel is not None:
+                param.rich_help_panel = panel
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # a shell completes what is not whole yet
+            return super().parse_args(ctx, args)
         values, _, order = self.make_parser(ctx).parse_args(args=list(args))
         counts: Counter[Any] = Counter(order)
         for param, count in counts.items():
-            if param.param_type_name != "option" or ctx.resilient_parsing:
+            if param.param_type_name != "option":
                 continue
             name = param.opts[0]
             switch = param.is_flag and not param.secondary_opts  # the same again changes nothing

@@ -17,7 +17,7 @@ Out = Annotated[Path, typer.Option("--out", help="Where to write the result.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")]
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: expunge patch inspect run/patch.safetensors")
 def inspect(
     file: Annotated[Path | None, typer.Argument(metavar="PATCH", help="The patch file.")] = None,
     patch: Annotated[Path | None, typer.Option("--patch", help="The same, as an option.")] = None,
@@ -40,7 +40,9 @@ def inspect(
         _print(report, rows)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command, epilog="Example: expunge patch apply --patch run/patch.safetensors --model MODEL --out patched"
+)
 def apply(
     patch: PatchFile,
     model: Annotated[Path, typer.Option("--model", "--base", help="The base model folder; it stays as it is.")],
@@ -57,7 +59,9 @@ def apply(
     typer.echo(f"Patched model written to {written}")
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command, epilog="Example: expunge patch revert --patch run/patch.safetensors --model run --out original"
+)
 def revert(
     patch: PatchFile,
     model: Annotated[Path, typer.Option("--model", help="The patched model folder; it stays as it is.")],
@@ -73,7 +77,7 @@ def revert(
     typer.echo(f"Base model written to {written}")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: expunge patch diff --base MODEL --model TUNED --out tuned.safetensors")
 def diff(
     base: Annotated[Path, typer.Option("--base", help="The model folder before.")],
     model: Annotated[Path, typer.Option("--model", help="The model folder after: a full model or an adapter.")],
@@ -87,7 +91,7 @@ def diff(
     _print(patch.inspect(), rows=0)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: expunge patch compose 1.safetensors 2.safetensors --out both.safetensors")
 def compose(
     patches: Annotated[
         list[Path], typer.Argument(metavar="PATCH...", help="The patches, in the order they were made.")
