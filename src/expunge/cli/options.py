@@ -12,7 +12,8 @@ READ = "JSONL, CSV, Parquet, .txt, or a folder of such; may be repeated"
 
 PANELS = {  # of --help; every other option is in the first
     "Data": "--forget --retain --holdout --data --train --probes --columns --retain-includes-forget --targets "
-    "--chat-template --template-date --max-length --chunk-tokens --limit --tuned-on --leave-out-tuned --prefix-tokens --suite --split",
+    "--chat-template --template-date --max-length --chunk-tokens --limit --tuned-on "
+    "--leave-out-tuned --prefix-tokens --suite --split",
     "Output": "--out --add-to --output --resume --overwrite --quiet --json",
     "Machine": "--batch-size --dtype --device --trust-remote-code",
 }
