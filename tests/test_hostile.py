@@ -1,6 +1,7 @@
 """No file that others wrote ends in a traceback, in a hang, or is taken for what it is not."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -12,18 +13,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from expunge import config
 from expunge.data.benchmarks import mmlu, muse, tallrec, tofu, wmdp
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, ModelError
 from expunge.evaluation import tuned
 from expunge.methods.solve_record import moved_before
-from expunge.models import checkpoint
+from expunge.models import checkpoint, load
 from expunge.models.adapter_config import read_adapter_config
+from expunge.models.gguf import convert
+from expunge.models.lora import new_adapter
 from expunge.models.mask import Mask
 from expunge.models.resumable import Growing, resumable
+from expunge.models.saving import save_model
 from expunge.patch import Patch, create
 from expunge.reporting import leaderboard, markdown_table, read_results
 from expunge.request import read_examples
@@ -206,6 +211,98 @@ def test_weights_index_and_adapters(tmp_path: Path, tiny_folder: Path) -> None:
         file.write_text(json.dumps({key: value for key, value in settings.items() if key != name}))
         assert outcome(read_adapter_config, adapter) == "refused", name
     assert total.total() >= 280
+
+
+def test_models(tmp_path: Path, tiny_folder: Path) -> None:
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+
+    def loaded(folder: Path) -> Any:
+        whole = load(folder)
+        with torch.inference_mode():
+            logits = whole.model(torch.tensor([[3, 4, 5]])).logits
+        assert bool(logits.isfinite().all())
+        return whole.tokenizer("Ada Lome was")["input_ids"], round(float(logits.sum()), 4)
+
+    total = Counter()
+    for seed, name in enumerate(("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")):
+        lenient = {"byte-order mark"} if name in ("config.json", "tokenizer.json") else {"byte-order mark", "nothing"}
+        cases = [
+            replace(item, expected="free") if item.name in lenient else item  # transformers refuses a byte-order mark
+            for item in json_cases(model / name, seed, 30)
+        ]
+        total += run(model / name, loaded, cases, model)
+    weights = model / "model.safetensors"
+    total += run(weights, loaded, weight_cases(weights, 20, 30), model)
+    config = json.loads((model / "config.json").read_text())
+    for change in (
+        {"transformers_weights": "model.bin"}, {"num_hidden_layers": 10**9}, {"vocab_size": 10**9}, {"hidden_size": 10**9},
+        {"model_type": "nothing"}, {"architectures": ["BertForMaskedLM"], "model_type": "bert"},
+    ):  # fmt: skip
+        (model / "config.json").write_text(json.dumps(config | change))
+        assert outcome(loaded, model) == "refused", change
+    (model / "config.json").write_text(json.dumps(config))
+    for name in ("notes.txt", "generation_config.json"):
+        (model / name).unlink(missing_ok=True)
+        (model / name).symlink_to("/etc/hostname")
+        assert outcome(loaded, model) == "refused", name
+        (model / name).unlink()
+    tensors = {name: item.read() for name, item in checkpoint.stored(model).items()}
+    tensors[min(tensors)][0, 0] = torch.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="holds NaN"):
+        load(model)
+    assert total.total() >= 300
+
+
+def test_adapters(tmp_path: Path, tiny_folder: Path) -> None:
+    loaded = new_adapter(load(tiny_folder), 2)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_model(loaded, folder / "model")
+    folder = folder / "model"
+    settings = json.loads((folder / "adapter_config.json").read_text())
+
+    def read(path: Path) -> Any:
+        with torch.inference_mode():
+            return round(float(load(path).model(torch.tensor([[3, 4, 5]])).logits.sum()), 4)
+
+    file = folder / "adapter_config.json"
+    cases = [
+        replace(item, expected="free") if item.name == "byte-order mark" else item  # PEFT refuses one
+        for item in json_cases(file, 21, 60)
+    ]
+    total = run(file, read, cases, folder)
+    for base in (None, "", "\x00", 5, [], "nowhere", str(tmp_path), str(file)):
+        file.write_text(json.dumps(settings | {"base_model_name_or_path": base}))
+        assert outcome(read, folder) == "refused", base
+    for change in (
+        {"target_modules": "(.*a+)+!"}, {"target_modules": "("}, {"alpha_pattern": {"(.*[a-z]+)+!": 2}},
+        {"rank_pattern": {"(.*[a-z.]*)*!": 2}}, {"exclude_modules": "(.*.*)*!"}, {"use_dora": "yes"},
+    ):  # fmt: skip
+        file.write_text(json.dumps(settings | change))
+        assert outcome(read, folder) == "refused", change
+    assert total.total() >= 100
+
+
+def test_gguf(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    for index, content in enumerate(
+        (
+            b"",
+            b"GGUF",
+            b"GGUF\x03\0\0\0" + b"\xff" * 16,
+            b"GGUF\x03\0\0\0" + b"\0" * 16,
+            b"x" * 100,
+            b"GGUF" + b"\x09" * 60,
+        )
+    ):
+        file = tmp_path / f"{index}.gguf"
+        file.write_bytes(content)
+        assert outcome(lambda path: convert(path, tmp_path / "out"), file) == "refused", content
+        assert not (tmp_path / "out").exists()
+    _fifo = tmp_path / "pipe.gguf"
+    os.mkfifo(_fifo)
+    assert outcome(lambda path: convert(path, tmp_path / "out"), _fifo) == "refused"
 
 
 def test_masks_and_patches(tmp_path: Path, tiny_folder: Path) -> None:

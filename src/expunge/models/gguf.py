@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from expunge.errors import ModelError
 from expunge.files import atomic_path
+from expunge.reading import foreign, read_bytes
 
 
 def convert(source: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
@@ -20,12 +21,12 @@ def convert(source: Path | str, out: Path | str, *, overwrite: bool = False) -> 
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("Reading GGUF files needs the gguf package: pip install 'expunge[gguf]'.")
     file, out = find(str(source)), Path(out)
+    if read_bytes(file, ModelError, first=4) != b"GGUF":
+        raise ModelError(f"{file} is no GGUF file: it does not begin with GGUF.")
     with atomic_path(out, overwrite=overwrite) as folder:
-        try:
+        with foreign(file):
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
             tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{file} could not be read: {error}") from error
         plain(model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out

@@ -20,7 +20,9 @@ from expunge.models import complete
 from expunge.models.adapter_config import check_patterns, read_adapter_config
 from expunge.models.causal import check_causal
 from expunge.models.checkpoint import ADAPTER_WEIGHTS, stored
+from expunge.models.finite import check_weights
 from expunge.models.folders import ADAPTER_CONFIG, base_folder, is_adapter_folder, resolve
+from expunge.models.settings_files import check_files, check_sizes
 from expunge.models.stamp import Stamp
 from expunge.reading import foreign
 
@@ -172,6 +174,8 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 def _load_config(folder: Path, trust: bool) -> Any:
     """The configuration, as the causal LM is built from it. Raises ModelError for a model with an encoder beside it."""
+    if folder.is_dir():
+        check_files(folder)
     with foreign(_source(folder, "config.json"), what="could not be loaded"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, **PLAIN)
     if getattr(config, "is_encoder_decoder", False):
@@ -196,6 +200,8 @@ def _load_model(folder: Path, dtype: Dtype, trust: bool, tell: Callable[[str], N
         raise ModelError(f"{folder} holds no .safetensors file ({found}). Convert the weights to safetensors.")
     config = _load_config(folder, trust)
     held = stored(folder) if folder.is_dir() else {}
+    if folder.is_dir():
+        check_sizes(folder, held)
     complete.check_dtypes(folder, held)
     kernel = _plain_attention(config)
     with _quiet(), foreign(folder, what="could not be loaded as a causal language model"):
@@ -209,6 +215,7 @@ def _load_model(folder: Path, dtype: Dtype, trust: bool, tell: Callable[[str], N
             ignore_mismatched_sizes=True,  # they are named below, all of them
         )
     complete.check_model(model, info, held, folder, composite=type(model.config) is not type(config))
+    check_weights(model, folder)
     check_causal(model, folder, positions=positions(config))
     if kernel:
         tell(f"{folder} asks for {kernel} attention; {model.config._attn_implementation} computes the same here.")
@@ -234,6 +241,7 @@ def _plain_attention(config: Any) -> str | None:
 def _load_tokenizer(folder: Path, trust: bool) -> PreTrainedTokenizerBase:
     with foreign(_source(folder, "tokenizer"), what="could not be loaded"):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        tokenizer("?")  # shows settings that do not fit
     return tokenizer
 
 
@@ -257,6 +265,7 @@ def _load_adapter(
         for name, param in model.named_parameters():
             param.requires_grad_(name.startswith("prompt_encoder."))
     complete.check_adapter(model, held, folder, base)
+    check_weights(model, folder)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     return model, _load_tokenizer(folder if has_tokenizer else base, trust)
 
