@@ -66,13 +66,21 @@ def revert(
     patch: PatchFile,
     model: Annotated[Path, typer.Option("--model", help="The patched model folder; it stays as it is.")],
     out: Out,
+    after: Annotated[
+        list[Path] | None,
+        typer.Option("--after", help="A patch made after --patch that stays on the model; repeat for more, in order."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write the base model back, bit by bit: patched − patch."""
+    """Write the base model back, bit by bit: patched − patch; with --after, take an inner patch off alone."""
     from expunge import patch as patches
 
     opened = patches.Patch.open(patch)
     _note(opened)
+    if after:
+        undone = patches.undo(patch, after, model, out, overwrite=overwrite)
+        typer.echo(f"Model without {patch} written to {undone}; its README.md says what was undone. Measure it again.")
+        return
     written = patches.revert(opened, model, out, overwrite=overwrite)
     typer.echo(f"Base model written to {written}")
 

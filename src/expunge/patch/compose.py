@@ -33,7 +33,7 @@ def compose(
     that is not theirs, or a damaged file; OutputError if `out` exists and `overwrite` is false.
     """
     opened = [item if isinstance(item, Patch) else Patch.open(item) for item in patches]
-    _check_chain(opened)
+    check_chain(opened)
     for patch in opened:
         patch.verify()
     out = Path(out)
@@ -70,7 +70,8 @@ def compose(
     return Patch.open(out)
 
 
-def _check_chain(patches: Sequence[Patch]) -> None:
+def check_chain(patches: Sequence[Patch]) -> None:
+    """Raise PatchError unless these are two dense patches or more, each for the model the one before it makes."""
     if len(patches) < 2:
         raise PatchError("Composing takes at least two patches.")
     for patch in patches:
