@@ -48,6 +48,7 @@ def attribute(
     from expunge.cli.console import printer
     from expunge.runs import attribute as run
 
+    options.refuse_both(set_, method=method, ratio=ratio)
     settings = options.settings(config, set_)
     named = settings.pop("method", None)
     if ratio is not None:

@@ -47,6 +47,7 @@ def influence(
     from expunge.cli.console import printer
     from expunge.runs import influence as run
 
+    options.refuse_both(set_, train=train)
     settings = options.settings(config, set_)
     settings.pop("method", None)
     if train:

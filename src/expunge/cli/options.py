@@ -132,6 +132,18 @@ def settings(config: Path | None, assignments: list[str] | None) -> dict[str, An
     return {**(read_yaml(config) if config else {}), **parse_settings(assignments or ())}
 
 
+def refuse_both(assignments: list[str] | None, **options: object) -> None:
+    """Raise ConfigurationError where a setting is given by its own option and by --set."""
+    from expunge.config import parse_settings
+    from expunge.errors import ConfigurationError
+
+    names = {name.replace("-", "_") for name in parse_settings(assignments or ())}
+    for name, value in options.items():
+        if value is not None and name in names:
+            option = name.replace("_", "-")
+            raise ConfigurationError(f"--{option} and --set {name}= both give {name}. Leave one of the two out.")
+
+
 def columns(words: list[str] | None) -> dict[str, str]:
     """The mapping of --columns."""
     from expunge.request import parse_columns

@@ -56,6 +56,7 @@ def successive(
     from expunge.runs.evaluate import make_suite
     from expunge.runs.successive import successive as run
 
+    options.refuse_both(set_, method=method)
     settings = options.settings(config, set_)
     named = settings.pop("method", None)
     chosen = None if suite == "request" else make_suite(suite, data=data, split=split, limit=limit)

@@ -58,6 +58,7 @@ def unlearn(
     from expunge.reporting import show_results
     from expunge.runs import unlearn as run
 
+    options.refuse_both(set_, method=method, base=base, forget_model=forget_model, mask=mask)
     settings = options.settings(config, set_)
     named = settings.pop("method", None)
     models = {"base": base, "forget_model": forget_model}
