@@ -15,7 +15,7 @@ from expunge.evaluation.suites.suite import subsample
 from expunge.files import atomic_path
 from expunge.methods import Context, method
 from expunge.models import load
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.request import Example, Request, read_examples
 from expunge.runs import finetune, make_suite
 from expunge.runs.record import Listener, result

@@ -31,7 +31,7 @@ from expunge.evaluation.suites.suite import subsample
 from expunge.files import atomic_path, write_text
 from expunge.methods import METHODS, Context, TaskVector, method, tuned_on
 from expunge.models import load
-from expunge.models.checkpoint import save_model
+from expunge.models.saving import save_model
 from expunge.reporting.attacks import attacks as drawn_together
 from expunge.reporting.attacks import outcome
 from expunge.reporting.results import Row, leaderboard
