@@ -67,9 +67,14 @@ def check_adapter_config(settings: Mapping[str, Any], shapes: Iterable[tuple[int
     unknown = [name for name, value in settings.items() if name not in known and value]
     if unknown:
         raise ModelError(f"{file}: this version of PEFT does not know the setting {unknown[0]!r}. Install a newer one.")
-    refused = [name for name in ("megatron_config", "layer_replication") if settings.get(name)]
+    refused = [
+        name for name in ("megatron_config", "layer_replication", "alora_invocation_tokens") if settings.get(name)
+    ]
     if refused:
         raise ModelError(f"{file}: adapters with {refused[0]!r} are not supported.")
+    base = settings.get("base_model_name_or_path")
+    if isinstance(base, str) and any(len(part.encode()) > 255 for part in base.split("/")):
+        raise ModelError(f"{file}: base_model_name_or_path is no path: a part of it has more than 255 bytes.")
     _check_values(settings, file)
     _check_sizes(settings, shapes, file)
 
