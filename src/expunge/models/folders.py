@@ -68,7 +68,7 @@ def adapter_base(folder: Path) -> str | None:
     Raises ModelError where the adapter's configuration is damaged.
     """
     name = read_object(folder / ADAPTER_CONFIG, ModelError).get("base_model_name_or_path")
-    if name is not None and (not isinstance(name, str) or "\0" in name):
+    if name is not None and (not isinstance(name, str) or "\0" in name or max(map(len, name.split("/"))) > 200):
         raise ModelError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path must be a folder or a name.")
     beside = folder / name if name else None
     return str(beside.resolve()) if beside is not None and beside.is_dir() else name
