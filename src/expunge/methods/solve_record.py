@@ -84,7 +84,10 @@ def add(
     b: Tensor,
     each: float | Tensor,
 ) -> None:
-    """One round: the solution taken, its curve as lines of the log, and every candidate."""
+    """One round: the solution taken, its curve as lines of the log, and every candidate.
+
+    `best` holds the residuals as measured; the curve holds those of the solver's own recurrence.
+    """
     found = history.found["solve"]
     number = len(found["rounds"])
     found["rounds"].append(

@@ -60,11 +60,16 @@ class Solve:
         last = rounds[-1]
         times = f"{len(rounds)} rounds" if len(rounds) > 1 else f"{_count(last.get('products'))} products"
         sentences.append(
-            f"After {times} the relative residual is {number(last.get('residual'), 2)}, and the adapter has moved by "
-            f"{number(run.get('ratio'), 2)} of its norm (L2)"
+            f"After {times} the relative residual is {number(last.get('residual'), 2)}{_held_out(last)}, "
+            f"and the adapter has moved by {number(run.get('ratio'), 2)} of its norm (L2)"
             + (f", with earlier requests {number(run.get('moved'), 2)}." if run.get("moved_before") else ".")
         )
         return " ".join(sentences)
+
+
+def _held_out(last: dict[str, Any]) -> str:
+    value = last.get("residual_held_out")
+    return "" if value is None else f" ({number(value, 2)} on training data the solve did not see)"
 
 
 def solves(rows: Sequence[Row]) -> list[Solve]:

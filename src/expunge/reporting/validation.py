@@ -237,7 +237,7 @@ def _check_solve(found: Any, where: str) -> None:
         _expect(_objects(rows), f"{at}.candidates", "must be a list of objects", rows)
         for place, row in enumerate([one, *rows]):
             inner = at if not place else f"{at}.candidates[{place - 1}]"
-            for name in ("factor", "damping", "loss", "ratio", "residual"):
+            for name in ("factor", "damping", "loss", "ratio", "residual", "residual_held_out"):
                 _expect(_number_or_none(row.get(name)), f"{inner}.{name}", "must be a number or null", row.get(name))
         points = one.get("curve") or []
         fits = isinstance(points, list) and all(
