@@ -95,9 +95,10 @@ class LLMEraser:
                         raise
                     record.left_out(history, number, error)
                     break
-                best = best | self.residuals(operator, found[best["factor"]], b)
-                move(operator, found[best["factor"]].delta)
-                record.add(history, found[best["factor"]], tried, best, b, each)
+                solution = found[best["factor"]]
+                best = {**best, **self.residuals(operator, solution, b)}
+                move(operator, solution.delta)
+                record.add(history, solution, tried, best, b, each)
         return record.ended(history, operator.flat(operator.params) - origin)
 
     def edited(self, request: Request, context: Context) -> Edited:
