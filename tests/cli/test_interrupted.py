@@ -35,4 +35,4 @@ def test_a_signal_writes_a_checkpoint_and_says_so(
 
 
 def test_text_of_data_is_no_markup_and_no_escape() -> None:
-    assert shown("[/INST] \x1b[31m") == "\\[/INST] \\x1b\\[31m"
+    assert shown("[/INST] \x1b[31m") == "\\[/INST] \\x1b[31m"
