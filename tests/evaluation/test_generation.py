@@ -52,6 +52,7 @@ def test_equals_transformers_one_by_one(kind: str, batch_size: int, examples, re
 
 def test_identical_prompts_are_generated_once(tiny: Loaded, examples) -> None:
     prompts = prompts_of(tiny, examples)
+    generate(tiny, prompts, max_new_tokens=3)  # what a trial says of the model is remembered
     rows = []
     handle = tiny.model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -92,9 +93,9 @@ def test_waiting_rows_take_the_places_of_finished_ones(kind: str, batch_size: in
     inner.generation_config.eos_token_id = [1, *frequent_tokens(loaded, prompts, 2)]
     alone = [greedy(loaded, [prompt], 20)[0] for prompt in prompts]
     assert len({len(row) for row in alone}) > 1
-    assert greedy(loaded, prompts, 20, batch_size=batch_size) == alone
+    assert greedy(loaded, prompts, 20, most=batch_size) == alone
     known = [row[: 3 * number] for number, row in enumerate(alone)]
-    assert greedy(loaded, prompts, 20, batch_size=batch_size, known=known) == alone
+    assert greedy(loaded, prompts, 20, most=batch_size, known=known) == alone
 
 
 def test_what_is_known_is_not_computed(tiny: Loaded, examples) -> None:
@@ -116,8 +117,11 @@ def test_what_is_known_is_not_computed(tiny: Loaded, examples) -> None:
 
 
 def test_more_rows_are_decoded_at_once_where_their_caches_are_small(tiny: Loaded, monkeypatch) -> None:
-    # keys and values of 2 layers · 2 heads · 8 numbers of 4 bytes: 256 bytes a token
+    sizes = set()
+    greedy(tiny, [[5, 6, 7], [5]], 6, most=lambda size: sizes.add(size) or 2)
+    assert sizes == {256}  # keys and values of 2 layers · 2 heads · 8 numbers of 4 bytes
     monkeypatch.setattr(module, "CACHE_BYTES", {"cpu": 256 * 100 * 30, "gpu": 0})
-    assert module._rows_at_once(tiny, 8, 100) == 30
-    assert module._rows_at_once(tiny, 5, 100) == 20
-    assert module._rows_at_once(tiny, 40, 100) == 40
+    assert module._rows_at_once(tiny, 8, 100, 256) == 30
+    assert module._rows_at_once(tiny, 5, 100, 256) == 20
+    assert module._rows_at_once(tiny, 40, 100, 256) == 40
+    assert module._rows_at_once(tiny, 8, 100, 0) == 8

@@ -1,5 +1,8 @@
 """One teacher-forced forward pass that computes logits at the labelled positions only."""
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,6 +107,21 @@ def settings_of(model: nn.Module) -> dict[str, Any]:
     config = getattr(inner(model), "config", None)
     router = getattr(config, "output_router_logits", False)
     return {"return_dict": True, **({"output_router_logits": False} if router else {})}
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward pass knows an argument of this name."""
+    return name in inspect.signature(inner(model).forward).parameters
+
+
+@contextmanager
+def last_position_only(model: nn.Module) -> Iterator[None]:
+    """Let the output layer see the last position only: the prompt's vocabulary-sized logits are never computed."""
+    handle = output_layer(model).register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def inner(model: nn.Module) -> Any:
