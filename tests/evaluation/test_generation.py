@@ -104,6 +104,7 @@ def test_what_is_known_is_not_computed(tiny: Loaded, examples) -> None:
     stop = module.end_tokens(tiny)
     new = greedy(tiny, prompts, 12)
     texts = generate(tiny, prompts, max_new_tokens=12)
+    generate(tiny, prompts, known=new, max_new_tokens=12)  # the outcome of the model's trial is remembered
     steps = []
     handle = tiny.model.register_forward_pre_hook(lambda *_: steps.append(1))
     complete = [[*row, max(stop)] for row in new]  # each answer with its end, some cut by max_new_tokens

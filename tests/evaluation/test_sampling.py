@@ -87,6 +87,7 @@ def test_a_low_temperature_or_a_narrow_nucleus_is_greedy(kind: str, examples, re
 
 def test_a_prompt_is_read_once_for_all_of_its_samples(tiny: Loaded, examples) -> None:
     prompts = prompts_of(tiny, examples)
+    sample(tiny, prompts, 3, max_new_tokens=2, batch_size=64)  # the outcome of the model's trial is remembered
     rows = []
     handle = tiny.model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True

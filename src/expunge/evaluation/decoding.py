@@ -277,10 +277,14 @@ class Decoding:
         return True
 
     def _whole(self, row: Row) -> Tensor:
-        """The logits [T, V] in fp32 of one pass over a row's tokens, without cache, padding or positions."""
+        """The logits [T, V] in fp32 of one pass over a row's tokens, without cache, padding or positions.
+
+        The last token of a row that has not ended was chosen but is not read: it may lie beyond the model's positions.
+        """
         model = self.loaded.model
-        ids = torch.tensor([row.ids], device=next(model.parameters()).device)
-        return model(input_ids=ids, **settings_of(model), use_cache=False).logits[0, -len(row.ids) :].float()
+        read = row.ids[:-1] if row.new and not row.ended else row.ids
+        ids = torch.tensor([read], device=next(model.parameters()).device)
+        return model(input_ids=ids, **settings_of(model), use_cache=False).logits[0, -len(read) :].float()
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def settings_of(model: nn.Module) -> dict[str, Any]:
     """
     config = getattr(inner(model), "config", None)
     router = getattr(config, "output_router_logits", False)
-    return {"return_dict": True, **({"output_router_logits": False} if router else {})}
+    tuples = getattr(config, "return_dict", True) is False
+    return ({"return_dict": True} if tuples else {}) | ({"output_router_logits": False} if router else {})
 
 
 def accepts(model: nn.Module, name: str) -> bool:
