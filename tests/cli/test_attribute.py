@@ -36,7 +36,8 @@ def attribute(run, tiny_folder, request_files):
     return call
 
 
-def test_a_mask_is_written_and_compared(attribute, tiny_folder, tmp_path) -> None:
+def test_a_mask_is_written_and_compared(attribute, tiny_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # the table follows the window's width
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert attribute(first, "--method", "snip", "--ratio", ".6")[0] == 0
     arguments = ["--ratio", ".9", "--set", "gamma=.01", "--loss", "npo", "--set", "loss.beta=.5", "--compare", first]

@@ -42,7 +42,7 @@ def test_wrong_labels_are_learned_and_yes_no_measured(tiny_folder: Path, task: P
     assert "recommendation AUC" in page
     assert "What is not known" not in page or "No forget extraction strength" not in page
     again = call(*base, "--suite", "choice", "--limit", 4, "--out", tmp_path / "c.json")
-    assert "accu-" in again
+    assert "accuracy" in again
 
 
 def test_the_next_film_is_written_and_chosen(tiny_folder: Path, tmp_path: Path) -> None:
@@ -51,10 +51,12 @@ def test_the_next_film_is_written_and_chosen(tiny_folder: Path, tmp_path: Path) 
         {"prompt": f"After {a}?", "response": b, "wrong_responses": [film for film in films if film != b]}
         for a, b in zip(films, [*films[1:], films[0]], strict=True)
     ]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    base = ["evaluate", "--model", tiny_folder, "--suite", "sequential", "--data", tmp_path]
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    base = ["evaluate", "--model", tiny_folder, "--suite", "sequential", "--data", data]
     shown = call(*base, "--max-new-tokens", 3, "--out", tmp_path / "s.json")
-    assert "Hit-" in shown
+    assert "HitRatio" in shown
     run = json.loads((tmp_path / "s.json").read_text())["runs"][-1]
     assert {"sequential.hit_ratio", "sequential.valid_ratio", "sequential.option_accuracy"} <= run["metrics"].keys()
     assert "guessing gets 0.33" in run["notes"][0]

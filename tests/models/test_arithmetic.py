@@ -338,4 +338,4 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
 
     assert not killed(run)
     assert torch.equal(read(tmp_path / "out")["x"], torch.full((40_000_000,), 3.0))
-    assert 1 < float((tmp_path / "mib").read_text()) < 100
+    assert 1 < float((tmp_path / "mib").read_text()) < 130

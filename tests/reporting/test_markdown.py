@@ -117,6 +117,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert "NGDiff" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "with NPO" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert len(read_results(tmp_path / "all.json")["runs"]) == 4
+    for name in ("report.html", "report.md"):
+        (tmp_path / name).unlink()
     again = CliRunner().invoke(app, arguments + more)
     assert again.exit_code != 0  # a model card is not replaced unasked
     assert "README.md" in str(again.exception)

@@ -184,7 +184,7 @@ def test_another_mask_under_the_same_name_is_refused(case: Case) -> None:
 def test_every_bit_of_a_checkpoint_counts(case: Case) -> None:
     """A bit is turned in each of 40 places, spread over every file of the checkpoint; none is taken."""
     folder = case.folder / "out.checkpoint"
-    for file in sorted(folder.iterdir()):
+    for file in sorted(file for file in folder.iterdir() if file.name != ".expunge"):  # the marker decides nothing
         content = file.read_bytes()
         for place in range(0, len(content), max(1, len(content) // 13)):
             damaged = bytearray(content)

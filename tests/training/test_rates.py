@@ -69,7 +69,7 @@ def test_schedules() -> None:
 
 
 def test_unfit_settings_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"GeN\.probes = 4"):
+    with pytest.raises(ConfigurationError, match=r"gen\.probes = 4"):
         GeN(probes=4)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"Linear\.warmup"):
+    with pytest.raises(ConfigurationError, match=r"linear\.warmup"):
         Linear(warmup=1.5)

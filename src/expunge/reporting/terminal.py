@@ -9,7 +9,7 @@ from rich.text import Text
 
 from expunge.reporting.attacks import attacks
 from expunge.reporting.escaping import visible
-from expunge.reporting.metrics import describe, number
+from expunge.reporting.metrics import number
 from expunge.reporting.release import release
 from expunge.reporting.results import Cell, columns, inline, leaderboard
 from expunge.reporting.verdict import best_first, summary, verdicts
@@ -72,9 +72,9 @@ def render_table(results: dict[str, Any], width: int = 80) -> Table:
         pad_edge=False,
     )
     table.add_column("method", overflow="fold", min_width=10)
-    for key, heading in keys.items():
+    for heading in keys.values():
         table.add_column(
-            f"{describe(key).label} {describe(key).arrow}" if wide else heading, justify="right", no_wrap=not wide
+            heading.replace("-\n", "").replace("\n", " ") if wide else heading, justify="right", no_wrap=not wide
         )
     table.add_column("seconds" if wide else "sec-\nonds", justify="right", no_wrap=True)
     for index, row in enumerate(rows):
