@@ -18,6 +18,7 @@ from expunge.evaluation.metrics.leakage import clopper_pearson
 from expunge.models import Loaded, new_adapter
 from expunge.request import Example, Request
 from tests.conftest import build_model
+from tests.helpers.architectures import NAMES
 
 SMALL = {
     "relearn": {"steps": 2}, "quantize": {"backends": ["torch"]}, "sample": {"n": 3}, "prefill": {"words": [1]},
@@ -126,6 +127,25 @@ def test_only_layers_between_the_embeddings_are_pruned_and_rounded(tiny: Loaded)
     assert not any("embed" in name or "head" in name for name in names)
 
 
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "llama4_text", "deepseek_v3", "jetmoe", "jamba"])
+def test_each_expert_is_a_matrix_of_its_own(name: str) -> None:
+    """Experts were left out, which left most of a mixture's weights as they were."""
+    model = NAMES[name].build(300)
+    matrices = linear_weights(model)
+    experts = {key: matrix for key, matrix in matrices.items() if key.endswith("]")}
+    stacks = [(key, param) for key, param in model.named_parameters() if param.ndim == 3 and "conv" not in key]
+    assert sum(matrix.numel() for matrix in experts.values()) == sum(param.numel() for _, param in stacks) > 0
+    for key, param in stacks:
+        parts = [matrix for other, matrix in experts.items() if other.startswith(f"{key}[")]
+        assert len(parts) == param.shape[0]
+        if "gate_up_proj" in key or "down_proj" in key:  # the model's width, 32, goes in first and comes out last
+            assert {part.shape[1 if "gate_up_proj" in key else 0] for part in parts} == {32}
+        before = param.detach().clone()
+        parts[1].zero_()  # a view: the parameter itself changes, and of one expert only
+        assert int((param != before).any(-1).any(-1).sum()) == 1
+        assert not param[1].any()
+
+
 def test_the_static_test_counts_edited_weights_whose_code_changed(scene: Callable[..., Scene], learned: Loaded) -> None:
     nudged = Loaded(copy.deepcopy(learned.model), learned.tokenizer, learned.folder)
     edited = changed = 0
@@ -156,7 +176,7 @@ def test_rounding_measures_the_rounded_model(scene: Callable[..., Scene]) -> Non
     found = run("quantize", small("quantize", formats=["nf4"]), given)
     rounded = copy.deepcopy(given.loaded.model)
     for weight in linear_weights(rounded).values():
-        weight.data = fake_quantize(weight, "nf4", group=64).values
+        weight.copy_(fake_quantize(weight, "nf4", group=64).values)
     expected = scene(Loaded(rounded, given.loaded.tokenizer, given.loaded.folder)).untouched()["forget"]
     assert found["points"][1]["metrics"]["forget.probability"] == pytest.approx(expected.columns["probability"].mean())
 

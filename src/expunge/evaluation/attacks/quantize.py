@@ -10,7 +10,7 @@ from expunge.config import Count, Positive
 from expunge.errors import ConfigurationError
 from expunge.evaluation.attacks.rounding import SUPPORTED, Backend, Format, fake_quantize, installed, quantize
 from expunge.evaluation.attacks.scene import Found, Scene
-from expunge.evaluation.attacks.weights import by_rows, kept, linear_weights, matching, merged
+from expunge.evaluation.attacks.weights import kept, linear_weights, matching, merged
 from expunge.models import Loaded
 
 
@@ -76,8 +76,7 @@ class Quantize:
     def _round(self, whole: Loaded, form: Format, backend: Backend) -> str | None:
         """Round every linear layer's weights in place; or say why the backend cannot."""
         with torch.no_grad():
-            for name, weight in linear_weights(whole.model).items():
-                rows = by_rows(whole.model, name, weight)
+            for rows in linear_weights(whole.model).values():
                 try:
                     rows.copy_(quantize(rows, form, backend, group=self._group(form)))
                 except ConfigurationError as error:
@@ -89,11 +88,11 @@ class Quantize:
 
     def codes_changed(self, one: Loaded, original: Loaded, form: Format) -> dict[str, float]:
         """Of the linear layers' weights: the share whose code changed among those that were edited; nothing if none was."""
-        _, before = matching(one, original)
+        matching(one, original)
+        before = linear_weights(original.model)
         edited = changed = 0
-        for name, weight in linear_weights(one.model).items():
-            rows = by_rows(one.model, name, weight.detach())
-            old = by_rows(original.model, name, before[name].detach()).to(rows.device)
+        for name, rows in linear_weights(one.model).items():
+            old = before[name].to(rows.device)
             differ = rows != old
             codes = [fake_quantize(each, form, group=self._group(form)).codes for each in (rows, old)]
             edited += int(differ.sum())

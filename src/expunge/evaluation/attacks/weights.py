@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from expunge.errors import ModelError
 from expunge.models import Loaded, output_layer
@@ -37,31 +38,37 @@ def merged(loaded: Loaded) -> Loaded:
     return replace(loaded, model=whole.merge_and_unload())
 
 
-def linear_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weight matrices between embedding and output layer, by parameter name.
+def linear_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weight matrices between embedding and output layer, each a view [out, in] of its parameter.
 
-    Those are what quantizers and pruners take; the output layer (and an embedding tied to it) stays as it is.
+    Those are what quantizers and pruners take; the output layer (and an embedding tied to it) stays as it is. GPT-2's
+    layers hold theirs as [in, out]. A mixture's experts lie in one parameter of three dimensions: each expert's matrix
+    is one of its own, named `parameter[expert]`.
     """
     embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     apart = {id(module.weight) for module in (output_layer(model), embedding) if module is not None}
-    conv1d = [kind for kind in (_conv1d(),) if kind is not None]
-    found: dict[str, Any] = {}
+    matrices: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, *conv1d)) and id(module.weight) not in apart:
-            found[f"{name}.weight"] = module.weight
-    return found
+        if isinstance(module, nn.Linear | Conv1D) and id(module.weight) not in apart:
+            weight = module.weight.detach()
+            matrices[f"{name}.weight"] = weight if isinstance(module, nn.Linear) else weight.T
+        elif type(module).__name__.endswith("Experts"):
+            matrices |= _experts(name, module)
+    return matrices
 
 
-def _conv1d() -> Any:
-    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, its weight [in, out]
-
-    return Conv1D
-
-
-def by_rows(model: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """The weight as [out, in]: GPT-2's layers hold it the other way round."""
-    module = model.get_submodule(name.removesuffix(".weight"))
-    return weight if isinstance(module, nn.Linear) else weight.T
+def _experts(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """The matrices [out, in] of every expert that `module` holds as [E, out, in], or as [E, in, out] where transposed."""
+    stacks = {name: param.detach() for name, param in module.named_parameters(recurse=False) if param.ndim == 3}
+    transposed = getattr(module, "is_transposed", None)
+    if transposed is None:  # Llama 4 says nothing, but both of its matrices have the model's width on one known side
+        first, second = stacks.get("gate_up_proj"), stacks.get("down_proj")
+        transposed = first is not None and second is not None and first.shape[1] == second.shape[2]
+    return {
+        f"{prefix}.{name}[{expert}]": matrix.T if transposed else matrix
+        for name, stack in stacks.items()
+        for expert, matrix in enumerate(stack)
+    }
 
 
 def matching(one: Loaded, other: Loaded) -> tuple[Mapping[str, nn.Parameter], Mapping[str, nn.Parameter]]:
