@@ -13,6 +13,7 @@ from expunge.methods import Context, method
 from expunge.models import Loaded, new_adapter
 from expunge.models.mask import Mask
 from expunge.training import checkpoint as checkpoints
+from tests.helpers.architectures import NAMES as ARCHITECTURES
 
 COMMON = {"steps": 2, "batch_size": 4, "lr": 1e-2, "weight_decay": 0.1, "stop_retain_rise": None}
 
@@ -131,3 +132,14 @@ def test_resuming_uses_the_saved_mask_and_refuses_another(
     method("graddiff", settings)(fresh, small_request, context(fresh, checkpoint=folder, resume=True))
     for one, two in zip(whole.model.parameters(), fresh.model.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("name", "noted"), [("wanda", True), ("magnitude", False)])
+def test_a_mask_that_leaves_a_mixtures_experts_out_says_so(tiny, small_request, name, noted) -> None:
+    model = ARCHITECTURES["mixtral"].build(len(tiny.tokenizer))
+    loaded = Loaded(model, tiny.tokenizer, tiny.folder)
+    history = method("graddiff", {**COMMON, "steps": 1, "mask": name})(loaded, small_request, context(loaded))
+    experts = sum(param.numel() for key, param in model.named_parameters() if ".experts." in key)
+    share = experts / sum(param.numel() for param in model.parameters())
+    said = f"none of the experts' weights, which are {share:.0%} of the model"
+    assert any(said in note for note in history.notes) == noted

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -129,6 +130,7 @@ class Descent:
                 "may fare better than on these"
             )
         if mask is not None:
+            history.notes.extend(idle_experts(mask))
             overlap = mask.info.get("insight", {}).get("overlap", [])  # with the masks it was compared to when made
             history.found["attribution"] = describe(mask) | {"overlap": overlap}
         return history
@@ -185,6 +187,16 @@ _SHARED = (
     "combine", "rate", "optimizer", "lr", "weight_decay", "batch_size", "accumulation", "max_grad_norm",
     "clip_before_mask", "precision", "seed", "stop_retain_nll", "stop_retain_rise", "checkpoint_every",
 )  # fmt: skip
+
+
+def idle_experts(mask: Mask) -> list[str]:
+    """A note where the mask trains no weight of a mixture's experts, which hold most of such a model."""
+    sizes = {name: prod(shape) for name, shape in mask.shapes.items() if len(shape) == 3 and "experts" in name}
+    if not sizes or any(mask.kept[name] for name in sizes):
+        return []
+    return [
+        f"the mask trains none of the experts' weights, which are {sum(sizes.values()) / mask.entries:.0%} of the model"
+    ]
 
 
 @torch.inference_mode()
