@@ -16,7 +16,10 @@ from expunge.models.checkpoint import stored
 from expunge.models.folders import is_hub_name
 from expunge.models.loading import positions
 from expunge.models.saving import save_model
+from expunge.patch.arithmetic import create
 from expunge.patch.edit import edit
+from expunge.runs.convert import convert
+from tests.conftest import build_model
 
 SIZES = {
     "vocab_size": 408, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -184,3 +187,31 @@ def test_prompt_adapters_load_from_folders_and_can_be_trained(tiny_folder, tmp_p
     torch.testing.assert_close(loaded.model(ids).logits, made(ids).logits)
     trained = [name for name, param in loaded.model.named_parameters() if param.requires_grad]
     assert trained == ["prompt_encoder.default.embedding.weight"]
+
+
+@pytest.mark.parametrize("work", ["edit", "patch", "convert"])
+def test_arithmetic_refuses_a_base_that_lacks_a_tensor(tmp_path: Path, work: str) -> None:
+    """Folders were combined tensor by tensor, and what was lost in all of them was lost in silence."""
+    for seed, name in enumerate(("base", "other")):
+        build_model(300, seed=seed).save_pretrained(tmp_path / name)
+        file = tmp_path / name / "model.safetensors"
+        tensors = load_file(file)
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, file, {"format": "pt"})
+    base, other, out = tmp_path / "base", tmp_path / "other", tmp_path / "out"
+    if work == "convert":
+        from peft import LoraConfig, get_peft_model
+
+        adapter = get_peft_model(build_model(300), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        adapter.save_pretrained(tmp_path / "adapter")
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(base)
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight"):
+        if work == "edit":
+            edit(base, plus=other, minus=base, scale=0.5, out=out)
+        elif work == "patch":
+            create(base, other, out)
+        else:
+            convert(tmp_path / "adapter", out)
+    assert not out.exists()

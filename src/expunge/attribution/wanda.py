@@ -22,7 +22,8 @@ class Wanda(Attribution):
     """|W_ij| · ‖X_j‖₂ with X_j the j-th input of a linear layer over all tokens of the forget set (arXiv 2306.11695).
 
     Weights compete within each output row i, as in the paper (`scope="row"`); the other scopes are options. Only linear
-    layers have such a score: embeddings that are not tied to the output layer, norms, biases and a mixture's experts stay frozen; a run notes the last.
+    layers have such a score: embeddings that are not tied to the output layer, norms, biases and a mixture's experts
+    stay frozen, and a run notes the last.
     """
 
     scope: Literal["row", "global", "layer", "tensor"] = "row"  # type: ignore[assignment]

@@ -1,13 +1,18 @@
 """Whether a folder's tensors are exactly those its model needs; if not, which."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import transformers
+from transformers.utils import logging as transformers_logging
 
 from expunge.errors import ModelError
 from expunge.models.checkpoint import DTYPES, Stored
 from expunge.models.naming import adapter_state, adapter_tensors, stored_names
+from expunge.reading import foreign, read_object
 
 # Tensors that older versions of transformers stored and that hold no weights: rotary frequencies and causal masks.
 BUFFERS = re.compile(r"(^|\.)((original_)?inv_freq|masked_bias|position_ids|attn\.bias|attention\.bias)$")
@@ -35,19 +40,9 @@ def check_model(
     info: transformers' loading report. composite: the model is a part of the folder's, whose
     other parts (a vision tower) are left as they are when the folder is written again.
     """
-    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    unexpected = set(info["unexpected_keys"])
     _refuse_wrapped(held, folder)
-    if missing:
-        raise ModelError(
-            f"{folder} lacks {_names(missing)}, which {type(model).__name__} needs; they would be random, other ones "
-            "each time. Get the whole folder, or save the model again with its output layer." + _instead(unexpected)
-        )
-    if info["mismatched_keys"]:
-        name, theirs, ours = min(info["mismatched_keys"], key=lambda item: item[0])
-        raise ModelError(
-            f"{folder} stores {name} with shape {tuple(theirs)}, and its config.json asks for {tuple(ours)} (tensors that "
-            f"do not fit: {len(info['mismatched_keys'])}). The weights and the configuration do not belong together."
-        )
+    check_nothing_random(info, folder, type(model).__name__)
     named = stored_names(model, model.state_dict(), held) if held else None
     others = {name for name in unexpected if not BUFFERS.search(name)}
     if composite and held:
@@ -62,6 +57,52 @@ def check_model(
             f"{folder} holds more than {type(model).__name__} does, and the rest could not be kept in what is written. "
             "Give a folder of the language model alone."
         )
+
+
+def check_nothing_random(info: Mapping[str, Any], source: Path, kind: str) -> None:
+    """Raise ModelError where transformers' loading report names a tensor that it had to make at random."""
+    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    if missing:
+        raise ModelError(
+            f"{source} lacks {_names(missing)}, which {kind} needs; they would be random, other ones "
+            "each time. Get the whole folder, or save the model again with its output layer." + _instead(unexpected)
+        )
+    if info["mismatched_keys"]:
+        name, theirs, ours = min(info["mismatched_keys"], key=lambda item: item[0])
+        raise ModelError(
+            f"{source} stores {name} with shape {tuple(theirs)}, and its config.json asks for {tuple(ours)} (tensors that "
+            f"do not fit: {len(info['mismatched_keys'])}). The weights and the configuration do not belong together."
+        )
+
+
+def check_folder(folder: Path, held: Mapping[str, Stored]) -> None:
+    """Raise ModelError unless `folder` stores every tensor of the model its config.json names.
+
+    The model is built on the meta device, so no weight is read or held. A folder without a configuration, or of a class
+    that transformers does not have, is a set of tensors, of which none can be missed.
+    """
+    file = folder / "config.json"
+    named = read_object(file, ModelError).get("architectures") if file.is_file() else None
+    kind = getattr(transformers, str(named[0]), None) if isinstance(named, list) and named else None
+    if kind is None:
+        return
+    _refuse_wrapped(held, folder)
+    with quiet(), foreign(folder, what="could not be loaded"):
+        _, info = kind.from_pretrained(
+            folder, device_map={"": "meta"}, output_loading_info=True, use_safetensors=True, attn_implementation="eager"
+        )
+    check_nothing_random(info, folder, kind.__name__)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers prints a report of tensors that do not fit; they are in our error instead."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def stored_again(model: Any) -> set[str]:

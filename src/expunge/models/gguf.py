@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from expunge.errors import ModelError
 from expunge.files import atomic_path
+from expunge.models.complete import check_nothing_random
 from expunge.reading import foreign, read_bytes
 
 
@@ -25,8 +26,11 @@ def convert(source: Path | str, out: Path | str, *, overwrite: bool = False) -> 
         raise ModelError(f"{file} is no GGUF file: it does not begin with GGUF.")
     with atomic_path(out, overwrite=overwrite) as folder:
         with foreign(file):
-            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        check_nothing_random(info, file, type(model).__name__)
         plain(model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out

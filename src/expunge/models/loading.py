@@ -204,7 +204,7 @@ def _load_model(folder: Path, dtype: Dtype, trust: bool, tell: Callable[[str], N
         check_sizes(folder, held)
     complete.check_dtypes(folder, held)
     kernel = _plain_attention(config)
-    with _quiet(), foreign(folder, what="could not be loaded as a causal language model"):
+    with complete.quiet(), foreign(folder, what="could not be loaded as a causal language model"):
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -277,14 +277,3 @@ def without_noise() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers prints a report of tensors that do not fit; they are in our error instead."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)

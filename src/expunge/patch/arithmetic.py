@@ -11,6 +11,7 @@ from expunge import __version__
 from expunge.errors import ConfigurationError, PatchError
 from expunge.files import atomic_path
 from expunge.models.checkpoint import Stored, rewrite, stored
+from expunge.models.complete import check_folder
 from expunge.models.fingerprint import fingerprint, is_of
 from expunge.models.folders import adapter_base, is_adapter_folder, resolve
 from expunge.models.saving import write_adapter
@@ -56,6 +57,8 @@ def create(
         atomic_path(out, overwrite=overwrite) as temporary,
     ):
         stamp = Stamp.of(base, patched)
+        if not is_adapter_folder(base):
+            check_folder(base, stored(base))
         adapter = is_adapter_folder(patched) and not is_adapter_folder(base)
         changes, config = _adapter_changes(base, patched) if adapter else (_dense_changes(base, patched), None)
         before, after = stored(base), stored(patched)

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from expunge.errors import ConfigurationError, ModelError
 from expunge.models.arithmetic import FLOATS, Edit, Product, Term, differ
 from expunge.models.checkpoint import DTYPES, Stored, read_file, stored
+from expunge.models.complete import check_folder
 from expunge.models.folders import adapter_base, is_adapter_folder, resolve
 from expunge.patch import lora
 from expunge.reading import foreign, read_object
@@ -84,6 +85,8 @@ def plan(base: Path | str, plus: Path | str | None, minus: Path | str | None, we
     model = _Model(folder, stored(folder))
     _check_dtypes(model)
     in_space = is_adapter_folder(folder)
+    if not in_space:
+        check_folder(folder, model.held)
     terms: dict[str, Mapping[str, Term]] = {}
     notes: list[str] = []
     for name, side in sides.items():

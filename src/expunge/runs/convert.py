@@ -6,6 +6,7 @@ from expunge.errors import ModelError
 from expunge.files import atomic_path
 from expunge.models import gguf
 from expunge.models.checkpoint import stored
+from expunge.models.complete import check_folder
 from expunge.models.folders import base_folder, is_adapter_folder, resolve
 from expunge.patch import lora
 from expunge.runs.output import writes
@@ -27,6 +28,7 @@ def convert(source: Path | str, out: Path | str, *, overwrite: bool = False) -> 
         raise ModelError(f"{folder} is a full model already. Give a .gguf file or an adapter folder.")
     base, adapter = base_folder(folder), stored(folder)
     config = lora.read_config(folder)
+    check_folder(base, stored(base))
     with atomic_path(out, overwrite=overwrite) as temporary:
         lora.merge(base, config, adapter, lambda name: adapter[name].read(), temporary)
     return out

@@ -43,9 +43,8 @@ Progress = Callable[[dict[str, Any], int], None]
 KINDS = ("loss", "nll")
 LOSSES = tuple(f"{side}_{kind}" for side in ("forget", "retain") for kind in KINDS)
 NORMS = ("forget_norm", "retain_norm")
-CPU_TOKENS = (
-    512  # padded tokens a pass on a CPU: more only pads more (measured at 5 M parameters; larger ones need fewer)
-)
+# padded tokens a pass on a CPU: more only pads more (measured at 5 M parameters; larger ones need fewer)
+CPU_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -211,9 +210,8 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = entry["lr"]
         self.masked.step(self.optimizer)
-        self.optimizer.zero_grad(
-            set_to_none=False
-        )  # fresh memory every step would cost more than filling the old with 0
+        # fresh memory every step would cost more than filling the old with 0
+        self.optimizer.zero_grad(set_to_none=False)
         return entry
 
     def _fused(self, chosen: dict[str, list[int]], entry: dict[str, Any]) -> bool:
