@@ -193,7 +193,8 @@ def idle_experts(mask: Mask) -> list[str]:
     """A note where the mask trains no weight of a mixture's experts, which hold most of such a model."""
     sizes = {name: prod(shape) for name, shape in mask.shapes.items() if len(shape) == 3 and "experts" in name}
     if not sizes or any(mask.kept[name] for name in sizes):
-        share = sum(sizes.values()) / mask.entries
+        return []
+    share = sum(sizes.values()) / mask.entries
     return [f"the mask trains none of the experts' weights, which are {share:.0%} of the model"]
 
 
