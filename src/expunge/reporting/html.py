@@ -20,7 +20,7 @@ from expunge.reporting.results import DISTANCE, FORGET_KEYS, UTILITY_KEYS, Row, 
 from expunge.reporting.sections import flat
 from expunge.reporting.thresholds import CLOSE, INTACT
 from expunge.reporting.validation import check_results
-from expunge.reporting.verdict import alarms, best, best_first, missing, summary, verdicts
+from expunge.reporting.verdict import Verdict, alarms, best, best_first, missing, summary, verdicts
 
 HERE = Path(__file__).parent
 
@@ -54,7 +54,7 @@ def render_report(results: dict[str, Any]) -> str:
         summary=summary(rows, given),
         verdicts=given,
         winner=best(given) if len(given) > 1 else None,
-        claim_titles=TITLES,
+        claim_titles=_claim_titles(given),
         alarms=alarms(rows),
         limits=sections.limits(found, given),
         rows=rows,
@@ -80,6 +80,12 @@ def render_report(results: dict[str, Any]) -> str:
         thresholds={name.lower(): value for name, value in vars(thresholds).items() if name.isupper()}
         | {"memorised": MEMORISED},
     )
+
+
+def _claim_titles(given: Sequence[Verdict]) -> dict[str, tuple[str, str]]:
+    """The claims that any verdict makes: not every request has corrections."""
+    made = {claim.name for verdict in given for claim in verdict.claims}
+    return {name: title for name, title in TITLES.items() if name in made}
 
 
 def _signed(value: float | None) -> str:

@@ -13,7 +13,7 @@ Answer = Literal["yes", "not yet", "no", "not known"]
 NEXT = {
     "kept": (
         "Start again from the original with a smaller --set lr= or fewer --set steps=, or give more --retain examples.",
-        "Measure what must stay: give --retain and leave --no-evaluate out.",
+        "Measure what must stay, with --retain, beside the original model.",
     ),
     "recites": (
         "Raise --set steps= or --set lr=, or choose another --method.",

@@ -37,18 +37,13 @@ from expunge.runs.record import (
     run_record,
     warn_early,
 )
+from expunge.runs.series import RequestPoint, curve_point, each_request
 from expunge.runs.texts import in_chunks
 from expunge.runs.unlearn import unlearn
 from expunge.training import checkpoint
 
-EACH = ("extraction_strength", "probability")  # what is said of each request after each step
 Kind = Literal["sustainability", "scalability"]
 SPLIT = re.compile(r" \((chunk|turn) \d+\)")  # what a part of an example adds to where it is from
-CURVE = (  # what the curve shows, where it was measured
-    "forget.extraction_strength", "forget.probability", "forget.rouge_l", "forget.logit_lens", "forget.verbmem",
-    "forget.knowmem", "retain.extraction_strength", "retain.probability", "retain.rouge_l", "retain.knowmem",
-    "neighbours.extraction_strength", "model_utility", "mia.min_k.auc", "privleak",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +104,6 @@ class _Plan:
         }
         sets = {**suite.sets, **{name: rows for name, rows in each.items() if rows}}
         return replace(suite, sets=sets, silent=(*suite.silent, *each))
-
-
-@dataclass(frozen=True)
-class RequestPoint:
-    """What a model remembers of request `request` after `after` requests, beside the first original model."""
-
-    request: int
-    after: int
-    metric: str
-    value: float
-    original: float
 
 
 def _is_series(out: Path) -> bool:
@@ -263,7 +247,7 @@ def _controls(plan: _Plan, listener: Listener) -> tuple[list[dict[str, Any]], li
     found["original"] = _measured(plan, "original", plan.model, suite, found.get("retrained"), listener)
     warn_early(listener, found)
     runs = [result(role, role, found[role], controls=found) for role in ("original", "retrained") if role in found]
-    return runs, [_point(0, 0, "before", found["original"], None)]
+    return runs, [curve_point(0, 0, "before", found["original"], None)]
 
 
 def _step(
@@ -295,8 +279,8 @@ def _step(
     settings = {**config.to_dict(plan.chosen), "requests": step}
     run = result(name_of(plan.chosen), "unlearned", evaluation, controls=controls, settings=settings, seconds=seconds)
     label = f"{step} request{'s' if step > 1 else ''}"
-    point = _point(step, len(plan.so_far(step)), label, evaluation, seconds)
-    return run, point, _each(step, evaluation, controls["original"])
+    point = curve_point(step, len(plan.so_far(step)), label, evaluation, seconds)
+    return run, point, each_request(step, evaluation, controls["original"])
 
 
 def _rewritten(path: Path, examples: Sequence[Example]) -> Path | None:
@@ -305,16 +289,6 @@ def _rewritten(path: Path, examples: Sequence[Example]) -> Path | None:
     if lines and (not path.is_file() or read_text(path, ConfigurationError) != lines):
         write_text(path, lines)
     return path if lines else None
-
-
-def _each(step: int, evaluation: Evaluation, original: Evaluation) -> list[RequestPoint]:
-    """What is remembered of each request so far, and what the first original knew of it."""
-    keys = [(number, f"request_{number}.{name}") for number in range(1, step + 1) for name in EACH]
-    return [
-        RequestPoint(number, step, key.partition(".")[2], evaluation.metrics[key], original.metrics[key])
-        for number, key in keys
-        if key in evaluation.metrics and key in original.metrics
-    ]
 
 
 def _finished(out: Path, requests: int) -> int:
@@ -393,19 +367,6 @@ def _record(target: Path, name: str) -> dict[str, Any]:
     """One part of the run.json of a finished step. Raises ConfigurationError if it is damaged."""
     file = target / "run.json"
     return part(read_object(file, ConfigurationError), name, dict, file, ConfigurationError)
-
-
-def _point(step: int, examples: int, label: str, evaluation: Evaluation, seconds: float | None) -> dict[str, Any]:
-    """One point of the curve."""
-    keys = [*CURVE, *(key for key in evaluation.metrics if key.startswith("request_") and key.endswith("_strength"))]
-    return {
-        "requests": step,
-        "examples": examples,
-        "label": label,
-        "seconds": seconds,
-        "metrics": {key: evaluation.metrics[key] for key in keys if key in evaluation.metrics},
-        "intervals": {key: list(evaluation.intervals[key]) for key in keys if key in evaluation.intervals},
-    }
 
 
 def _linked(source: str, target: str) -> str:
