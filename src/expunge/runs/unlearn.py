@@ -142,7 +142,7 @@ def unlearn(
     }
     check_unchanged(loaded)
     with atomic_path(out, overwrite=overwrite) as folder:
-        written = _write_weights(loaded, chosen, folder, output)
+        written = _write_weights(loaded, chosen, history, folder, output)
         weights = {"original": loaded.fingerprint, "retrained": board.gold, "unlearned": written}
         results["hashes"] = hashes(weights, board.evaluations)
         results["hashes"]["request"] = {name: inputs.together(files) for name, files in data.items()}
@@ -150,6 +150,7 @@ def unlearn(
         _write_records(folder, history, results)
         record |= run_record("unlearn", configuration, clock=clock, data=data, model=loaded)
         record["identity"] = dict(identity.facts)
+        record["outcome"] = {"stopped": history.stopped, "notes": history.notes, **history.found}
         write_json(folder / "run.json", record)
     checkpoint_of(out, resume=False)  # the run is whole: its checkpoints are not needed any more
     return results
@@ -248,7 +249,7 @@ def _results(
     return results_of(f"Unlearning with {name}", suite.name, runs, models=models, request=counts, warnings=warnings)
 
 
-def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output) -> str:
+def _write_weights(loaded: Loaded, chosen: Method, history: History, folder: Path, output: Output) -> str:
     """Write the model, the patch or both; returns the fingerprint of the model's weights."""
     folder.mkdir()
     save_model(loaded, folder / "model")
@@ -259,6 +260,7 @@ def _write_weights(loaded: Loaded, chosen: Method, folder: Path, output: Output)
             folder / "patch.safetensors",
             method=name_of(chosen),
             settings=config.to_dict(chosen),
+            info={"stopped": history.stopped, "chosen": history.chosen},
         )
     written = fingerprint(folder / "model")
     if output == "patch":

@@ -9,7 +9,8 @@ from expunge.training.combine import (
     WeightedSum,
 )
 from expunge.training.finetuning import Finetuning
-from expunge.training.loop import History, Plan, descend
+from expunge.training.history import History
+from expunge.training.loop import Plan, descend
 from expunge.training.rates import RATES, Constant, GeN, Linear, Rate
 from expunge.training.sides import Side
 

@@ -13,7 +13,8 @@ from expunge.losses import NLL
 from expunge.models import Loaded
 from expunge.request import Example
 from expunge.training.combine import WeightedSum
-from expunge.training.loop import History, Plan, Progress, descend
+from expunge.training.history import History
+from expunge.training.loop import Plan, Progress, descend
 from expunge.training.rates import RATES, Linear, Rate
 from expunge.training.sides import Side
 

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from expunge.models import Loaded, answers
 from expunge.models.mask import Mask
 from expunge.training import checkpoint, optimizers
 from expunge.training.combine import Combination, Measured
+from expunge.training.history import History
 from expunge.training.identity import training_identity
 from expunge.training.masked import Masked
 from expunge.training.rates import GeN, Rate
@@ -67,20 +68,6 @@ class Plan:
     stop_retain_rise: float | None = None
     checkpoint_every: int = 0
     clip_before_mask: bool = False
-
-
-@dataclass
-class History:
-    """What happened: one entry a step, why the loop ended, notes, and what else a report shows (`found`)."""
-
-    log: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = ""
-    notes: list[str] = field(default_factory=list)
-    found: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def steps(self) -> int:
-        return len(self.log)
 
 
 def descend(
